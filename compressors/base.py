@@ -1,0 +1,180 @@
+"""The Compressor contract. A technique is one file with one subclass and one `register` call."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from enum import Enum
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..spaces.catalogue import register
+from ..spaces.errors import SettingError
+from ..spaces.knob import Knob, Scalar
+from ..spaces.recipe import Step
+from ..spaces.site import Site
+from ..spaces.stage import Stage
+from .draft import Context, Draft
+from .encoding import Codec, Coder, Encoding
+
+Params = dict[str, Scalar]
+
+__all__ = [
+    "Compressor",
+    "DataNeed",
+    "LayerCompressor",
+    "NumericCompressor",
+    "Params",
+    "apply_step",
+    "register",
+    "with_mask",
+]
+
+
+class DataNeed(Enum):
+    """What a technique needs besides the weights."""
+
+    NONE = "no data"
+    CALIBRATION = "calibration batches"
+    TRAINING = "training"
+
+
+class Compressor(ABC):
+    """One technique.
+
+    Attributes
+    ----------
+    name
+        In recipes, files and settings.
+    stage
+        When it acts; a site takes at most one technique of each stage.
+    kinds
+        The kinds of site it supports (see `Site.kind`).
+    data_need
+        What it needs besides the weights.
+    forbids
+        Techniques or stages (lower case) that can't share a site with it.
+    summary
+        One line for ``paretopress techniques``.
+    paper
+        Where it comes from.
+    formats
+        Number formats and coders it writes, so that files can be read.
+    modules
+        Own `nn.Module` classes it puts into models, so that files can name them. Their constructor arguments
+        must be attributes of the same names.
+    """
+
+    name: ClassVar[str]
+    stage: ClassVar[Stage]
+    kinds: ClassVar[frozenset[str]]
+    data_need: ClassVar[DataNeed] = DataNeed.NONE
+    forbids: ClassVar[frozenset[str]] = frozenset()
+    summary: ClassVar[str]
+    paper: ClassVar[str] = ""
+    formats: ClassVar[tuple[type[Codec] | type[Coder], ...]] = ()
+    modules: ClassVar[tuple[type[nn.Module], ...]] = ()
+
+    def supports(self, site: Site) -> bool:
+        """Whether it can be applied at the site."""
+        return site.kind in self.kinds
+
+    @abstractmethod
+    def knobs(self, site: Site) -> tuple[Knob, ...]:
+        """Return the parameters at a site, each listed from the gentlest value to the strongest."""
+
+    @abstractmethod
+    def apply(self, draft: Draft, site: Site, params: Params, context: Context) -> None:
+        """Compress ``draft`` at ``site``, in place.
+
+        ``params`` holds a value for every live knob. Anything raised fails this trial only.
+        """
+
+
+class LayerCompressor(Compressor):
+    """A technique that replaces one layer by another module (stage operator)."""
+
+    stage = Stage.OPERATOR
+
+    @abstractmethod
+    def transform(self, layer: nn.Module, params: Params, context: Context) -> nn.Module:
+        """Return the new module, or ``layer`` itself where replacing it would not save anything. Never mutates it."""
+
+    def apply(self, draft: Draft, site: Site, params: Params, context: Context) -> None:
+        """Replace every member of the site that still exists."""
+        for member in site.members:
+            if draft.has(member):
+                old = draft.module(member)
+                new = self.transform(old, params, context)
+                if new is not old:
+                    draft.replace_module(member, new)
+
+
+class NumericCompressor(Compressor):
+    """A technique that stores the site's weights in another number format (stage numeric)."""
+
+    stage = Stage.NUMERIC
+
+    @abstractmethod
+    def fit(self, weight: Tensor, mask: Tensor | None, axis: int, params: Params, seed: int) -> Codec:
+        """Return the codec for one tensor.
+
+        Parameters
+        ----------
+        weight
+            fp32, two or more dimensions, already zero where masked.
+        mask
+            True where the weight is kept, or None.
+        axis
+            The dimension of the output channels.
+        params
+            The live knobs.
+        seed
+            For random initialisation.
+        """
+
+    def apply(self, draft: Draft, site: Site, params: Params, context: Context) -> None:
+        """Fit a codec to every weight of the site and move the weight onto its grid."""
+        for name in draft.weights(site):
+            encoding = draft.encoding(name)
+            weight = draft.parameter(name).detach()
+            if encoding.mask is not None:
+                weight = weight * encoding.mask
+            codec = self.fit(weight, encoding.mask, 0, params, context.seed)
+            draft.store(name, replace(encoding, codec=codec))
+
+
+def apply_step(technique: Compressor, draft: Draft, step: Step, context: Context) -> None:
+    """Apply one step after checking its parameters against the technique's knobs.
+
+    Raises
+    ------
+    SettingError
+        If the site is unknown or unsupported, or a parameter is missing, unknown or out of range.
+    """
+    if step.site not in context.sites:
+        raise SettingError("site", step.site, "is not in the model")
+    site = context.sites[step.site]
+    if not technique.supports(site):
+        raise SettingError(f"technique at {site.name}", technique.name, f"does not support a site of kind {site.kind}")
+    params: Params = {}
+    given = step.options
+    for knob in technique.knobs(site):
+        if knob.alive(params):
+            if knob.name not in given:
+                raise SettingError(f"{step.site}: {technique.name}.{knob.name}", None, "is missing")
+            knob.check(given[knob.name], f"{step.site}: {technique.name}.{knob.name}")
+            params[knob.name] = given.pop(knob.name)
+    if given:
+        raise SettingError(f"{step.site}: {technique.name}", sorted(given), "are no parameters of the technique")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(context.seed)
+        technique.apply(draft, site, params, context)
+
+
+def with_mask(encoding: Encoding, mask: Tensor) -> Encoding:
+    """Return the encoding with a (further) mask."""
+    joined = mask if encoding.mask is None else encoding.mask & mask
+    return replace(encoding, mask=joined)

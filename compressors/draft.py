@@ -1,0 +1,116 @@
+"""A model under compression: what a recipe's steps hand on to each other."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from ..spaces.site import Site
+from ..spaces.task import Task
+from .encoding import Codec, Encoding
+
+
+@dataclass
+class Draft:
+    """One trial's own copy of the model, and how its tensors will be stored. Steps change it in place.
+
+    Attributes
+    ----------
+    model
+        Modules with dense weights.
+    encodings
+        Parameter name -> encoding; a tensor without one is stored as it is.
+    kept
+        (module, side) -> which of the original channels remain, in order, for modules that lost some.
+    """
+
+    model: nn.Module
+    encodings: dict[str, Encoding] = field(default_factory=dict)
+    kept: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Draft:
+        """Start from a deep copy, so that the original is never touched."""
+        return cls(copy.deepcopy(model).eval())
+
+    def module(self, path: str) -> nn.Module:
+        """Return the module at a path ("" is the model)."""
+        return self.model.get_submodule(path)
+
+    def has(self, path: str) -> bool:
+        """Whether the module still exists (its block may have been removed)."""
+        try:
+            self.model.get_submodule(path)
+        except AttributeError:
+            return False
+        return True
+
+    def replace_module(self, path: str, new: nn.Module) -> None:
+        """Put ``new`` at ``path``, and wherever else the same module object stands."""
+        old = self.module(path)
+        new.train(old.training)
+        for parent in list(self.model.modules()):
+            for name, child in list(parent._modules.items()):
+                if child is old:
+                    parent._modules[name] = new
+        if old is self.model:
+            self.model = new
+
+    def weights(self, site: Site) -> list[str]:
+        """Return the names of the site's weight tensors as they are now: after a factorisation, its factors.
+
+        A weight is a parameter of two or more dimensions. A tensor shared by several modules is named once.
+        """
+        names: list[str] = []
+        seen: set[int] = set()
+        for member in site.members:
+            if not self.has(member):
+                continue
+            for name, parameter in self.module(member).named_parameters():
+                if parameter.ndim >= 2 and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    names.append(f"{member}.{name}" if member else name)
+        return names
+
+    def parameter(self, name: str) -> nn.Parameter:
+        """Return a parameter by its full name."""
+        return self.model.get_parameter(name)
+
+    def encoding(self, name: str) -> Encoding:
+        """Return how a parameter will be stored."""
+        return self.encodings.get(name, Encoding())
+
+    def store(self, name: str, encoding: Encoding) -> None:
+        """Set how a parameter is stored, and move its values onto that grid."""
+        parameter = self.parameter(name)
+        with torch.no_grad():
+            parameter.copy_(encoding.project(parameter.detach()))
+        self.encodings[name] = encoding
+
+    def restore_codec(self, name: str, weight: Tensor, codec: Codec) -> None:
+        """Take over a trained weight together with the codec that holds it exactly."""
+        with torch.no_grad():
+            self.parameter(name).copy_(weight)
+        self.encodings[name] = replace(self.encoding(name), codec=codec)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a technique may look at while it is applied.
+
+    Attributes
+    ----------
+    task
+        Calibration and training data, loss, and the original model (the teacher). Never validation or test.
+    sites
+        All sites of the original model by name.
+    seed
+        For everything random in the trial.
+    """
+
+    task: Task
+    sites: dict[str, Site]
+    seed: int = 0

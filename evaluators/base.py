@@ -1,0 +1,176 @@
+"""The Evaluator contract. A metric is one file with one subclass and one `register` call."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Literal
+
+from torch import nn
+
+from ..spaces.data import Batches
+from ..spaces.errors import SettingError, nearest
+from ..spaces.task import Task
+
+Direction = Literal["maximize", "minimize"]
+GROUP = "paretopress.evaluators"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A number with what is needed to trust it.
+
+    Attributes
+    ----------
+    value
+        The figure.
+    unit
+        What it counts.
+    interval
+        95 % confidence interval, or None for a figure that is exact.
+    repeats
+        How many observations it rests on (examples, timings), 1 for an exact figure.
+    detail
+        Further JSON-able facts, e.g. the operators that were not counted.
+    """
+
+    value: float
+    unit: str = ""
+    interval: tuple[float, float] | None = None
+    repeats: int = 1
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form; absent facts are left out."""
+        out: dict[str, Any] = {"value": self.value, "unit": self.unit}
+        if self.interval is not None:
+            out["interval"] = list(self.interval)
+        if self.repeats != 1:
+            out["repeats"] = self.repeats
+        if self.detail:
+            out["detail"] = dict(self.detail)
+        return out
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Measurement:
+        """Read what `to_json` wrote."""
+        interval = data.get("interval")
+        return cls(
+            float(data["value"]),
+            str(data.get("unit", "")),
+            (float(interval[0]), float(interval[1])) if interval else None,
+            int(data.get("repeats", 1)),
+            dict(data.get("detail", {})),
+        )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a model as it was loaded back from its file.
+
+    Attributes
+    ----------
+    model
+        In eval mode, dense weights.
+    task
+        Example input, metric, and ``task.model``, the baseline.
+    split
+        The batches that quality is measured on: validation during the search, test at the end.
+    file_bytes
+        Length of the model's file.
+    weight_bits
+        Module path -> nominal bits of its weights; a module that isn't named has 32.
+    activation_bits
+        Module path -> bits of its input activations; a module that isn't named has 32.
+    """
+
+    model: nn.Module
+    task: Task
+    split: Batches
+    file_bytes: int = 0
+    weight_bits: Mapping[str, int] = field(default_factory=dict)
+    activation_bits: Mapping[str, int] = field(default_factory=dict)
+
+
+class Evaluator(ABC):
+    """One metric.
+
+    Attributes
+    ----------
+    name
+        In objectives, constraints, tables and files.
+    unit
+        What the value counts.
+    direction
+        Which way is better.
+    cost
+        Rough seconds for one measurement of a small model; the cheapest runs first.
+    summary
+        One line for the documentation.
+    """
+
+    name: str
+    unit: str
+    direction: Direction
+    cost: ClassVar[float]
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def measure(self, subject: Subject) -> Measurement:
+        """Return the measurement. Never changes the model; anything raised fails this trial only."""
+
+
+_evaluators: dict[str, Evaluator] = {}
+_builtin: set[str] = set()
+_loaded = False
+
+
+def _load() -> None:
+    global _loaded  # noqa: PLW0603 - entry points are read once per process
+    if _loaded:
+        return
+    _loaded = True
+    for entry in entry_points(group=GROUP):
+        entry.load()
+    _builtin.update(_evaluators)
+
+
+def register(evaluator: Evaluator) -> Evaluator:
+    """Make a metric known by its name, and return it.
+
+    Raises
+    ------
+    SettingError
+        If another metric has that name.
+    """
+    known = _evaluators.get(evaluator.name)
+    if known is not None and type(known).__qualname__ != type(evaluator).__qualname__:
+        raise SettingError("evaluator", evaluator.name, "is already taken", "Give yours another name.")
+    _evaluators[evaluator.name] = evaluator
+    return evaluator
+
+
+def evaluator(name: str, extra: Mapping[str, Evaluator] | None = None) -> Evaluator:
+    """Return the metric of that name, or raise SettingError with the nearest known one.
+
+    ``extra`` holds metrics that belong to one task, such as its own quality metric.
+    """
+    _load()
+    known = {**_evaluators, **(extra or {})}
+    if name not in known:
+        raise SettingError("objective", name, "is unknown", nearest(name, known))
+    return known[name]
+
+
+def evaluators() -> Mapping[str, Evaluator]:
+    """Return all registered metrics by name, the cheapest first."""
+    _load()
+    return dict(sorted(_evaluators.items(), key=lambda item: (item[1].cost, item[0])))
+
+
+def own() -> list[Evaluator]:
+    """Return the metrics that no installed package brings: those a worker process must be handed."""
+    _load()
+    return [e for name, e in _evaluators.items() if name not in _builtin]

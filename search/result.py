@@ -1,0 +1,97 @@
+"""What a trial returns: one line of the journal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..evaluators.base import Direction, Measurement
+from ..spaces.recipe import Recipe
+
+Status = Literal["ok", "failed"]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A measured quantity that the search improves."""
+
+    name: str
+    direction: Direction
+
+    def loss(self, value: float) -> float:
+        """Return the value with its sign turned so that smaller is better."""
+        return -value if self.direction == "maximize" else value
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished trial.
+
+    Attributes
+    ----------
+    number
+        Position in the run, from 0.
+    recipe
+        What was tried.
+    measurements
+        Metric name -> measurement on validation data; empty if the trial failed.
+    status
+        "ok" or "failed".
+    error
+        Why it failed, one line.
+    seconds
+        Of the trial itself, queueing not included.
+    seed
+        With which it can be repeated.
+    origin
+        "baseline", "uniform" or the sampler's name.
+    timings
+        Phase -> seconds within the trial.
+    """
+
+    number: int
+    recipe: Recipe
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    status: Status = "ok"
+    error: str = ""
+    seconds: float = 0.0
+    seed: int = 0
+    origin: str = ""
+    timings: Mapping[str, float] = field(default_factory=dict)
+
+    def value(self, name: str) -> float:
+        """Return a measured value, NaN if there is none."""
+        found = self.measurements.get(name)
+        return found.value if found is not None else math.nan
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the journal line."""
+        return {
+            "number": self.number,
+            "digest": self.recipe.digest,
+            "recipe": self.recipe.to_json(),
+            "status": self.status,
+            "error": self.error,
+            "measurements": {k: m.to_json() for k, m in self.measurements.items()},
+            "seconds": round(self.seconds, 4),
+            "seed": self.seed,
+            "origin": self.origin,
+            "timings": {k: round(v, 4) for k, v in self.timings.items()},
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Result:
+        """Read what `to_json` wrote."""
+        return cls(
+            int(data["number"]),
+            Recipe.from_json(data["recipe"]),
+            {k: Measurement.from_json(m) for k, m in data.get("measurements", {}).items()},
+            "failed" if data["status"] == "failed" else "ok",
+            str(data.get("error", "")),
+            float(data.get("seconds", 0.0)),
+            int(data.get("seed", 0)),
+            str(data.get("origin", "")),
+            {k: float(v) for k, v in data.get("timings", {}).items()},
+        )

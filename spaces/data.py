@@ -1,0 +1,129 @@
+"""Batches of (input, target): checked once, kept in memory when small, iterated anew when not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import DataError
+
+Batch = tuple[tuple[Tensor, ...], Tensor]
+Source = Iterable[Any] | Callable[[], Iterable[Any]]
+
+#: Splits up to this many bytes are kept as tensors, so that a user's loader runs once, not once a trial.
+KEEP_BYTES = 1 << 30
+
+
+def as_batch(item: Any, split: str) -> Batch:
+    """Return ``((input, ...), target)``, or raise DataError that says what came instead.
+
+    An input is a tensor, or a tuple or list of tensors that the model takes as positional arguments.
+    """
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        what = f"a {type(item).__name__}" + (f" of {len(item)}" if hasattr(item, "__len__") else "")
+        raise DataError(
+            f"{split} data: a batch must be a pair (input, target), but the loader gave {what}. "
+            "Wrap the loader so that it yields pairs; several inputs go into one tuple: ((a, b), target)."
+        )
+    inputs, target = item
+    args = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+    for part in (*args, target):
+        if not isinstance(part, Tensor):
+            raise DataError(
+                f"{split} data: inputs and targets must be tensors, but the loader gave a {type(part).__name__}. "
+                "Let the DataLoader collate to tensors (its default does)."
+            )
+    if not args or args[0].ndim == 0 or target.ndim == 0 or len(args[0]) != len(target):
+        shapes = [tuple(a.shape) for a in args]
+        raise DataError(
+            f"{split} data: input {shapes} and target {tuple(target.shape)} must have the same first dimension "
+            "(the batch)."
+        )
+    return args, target
+
+
+class Batches:
+    """One split of the data.
+
+    Parameters
+    ----------
+    source
+        A DataLoader, a list of batches, or a function that returns a fresh iterable.
+    split
+        Its name, for messages.
+    keep
+        Keep the batches after the first pass (for splits that don't shuffle or augment).
+
+    Raises
+    ------
+    DataError
+        On iteration, if a batch isn't (input, target) or there is none.
+    """
+
+    def __init__(self, source: Source, split: str, *, keep: bool) -> None:
+        self.source, self.split, self.keep = source, split, keep
+        self._kept: list[Batch] | None = None
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._kept is not None:
+            return iter(self._kept)
+        return self._first_pass() if self.keep else self._fresh()
+
+    def _fresh(self) -> Iterator[Batch]:
+        source = self.source() if callable(self.source) else self.source
+        try:
+            items = iter(source)
+        except TypeError:
+            raise DataError(f"{self.split} data: a {type(source).__name__} can't be iterated. Give a DataLoader.") from None
+        count = 0
+        for item in items:
+            count += 1
+            yield as_batch(item, self.split)
+        if not count:
+            raise DataError(f"{self.split} data: the loader yields nothing. Give at least one batch.")
+
+    def _first_pass(self) -> Iterator[Batch]:
+        kept: list[Batch] | None = []
+        size = 0
+        for args, target in self._fresh():
+            size += sum(t.numel() * t.element_size() for t in (*args, target))
+            if kept is not None and size <= KEEP_BYTES:
+                # The tensors are copied: a loader may reuse its buffers, and a model may write into its input.
+                kept.append((tuple(a.clone() for a in args), target.clone()))
+            else:
+                kept = None
+            yield args, target
+        self._kept = kept
+
+    def first(self) -> Batch:
+        """Return the first batch."""
+        return next(iter(self))
+
+    def head(self, examples: int) -> Batches:
+        """Return the first batches that hold at least ``examples`` examples (or all), kept in memory."""
+        taken: list[Any] = []
+        seen = 0
+        for args, target in self:
+            taken.append((tuple(a.clone() for a in args), target.clone()))
+            seen += len(target)
+            if seen >= examples:
+                break
+        return Batches(taken, self.split, keep=True)
+
+    def limited(self, batches: int) -> Iterator[Batch]:
+        """Yield up to ``batches`` batches, starting over when the source ends."""
+        left = batches
+        while left > 0:
+            for batch in islice(self, left):
+                left -= 1
+                yield batch
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Return the batch on a device (copied: the model may write into it)."""
+    args, target = batch
+    return tuple(a.to(device, copy=True) for a in args), target.to(device)
