@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from enum import Enum
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from ..spaces.catalogue import register
+from ..spaces.catalogue import DataNeed, register
 from ..spaces.errors import SettingError
 from ..spaces.knob import Knob, Scalar
 from ..spaces.recipe import Step
@@ -31,14 +30,6 @@ __all__ = [
     "register",
     "with_mask",
 ]
-
-
-class DataNeed(Enum):
-    """What a technique needs besides the weights."""
-
-    NONE = "no data"
-    CALIBRATION = "calibration batches"
-    TRAINING = "training"
 
 
 class Compressor(ABC):

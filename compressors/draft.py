@@ -25,11 +25,14 @@ class Draft:
         Parameter name -> encoding; a tensor without one is stored as it is.
     kept
         (module, side) -> which of the original channels remain, in order, for modules that lost some.
+    latents
+        Parameter name -> its values before the first `store` rounded or zeroed any; training starts there.
     """
 
     model: nn.Module
     encodings: dict[str, Encoding] = field(default_factory=dict)
     kept: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    latents: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, model: nn.Module) -> Draft:
@@ -86,6 +89,7 @@ class Draft:
     def store(self, name: str, encoding: Encoding) -> None:
         """Set how a parameter is stored, and move its values onto that grid."""
         parameter = self.parameter(name)
+        self.latents.setdefault(name, parameter.detach().clone())
         with torch.no_grad():
             parameter.copy_(encoding.project(parameter.detach()))
         self.encodings[name] = encoding

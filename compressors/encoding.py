@@ -159,5 +159,5 @@ class Encoding:
     def project(self, weight: Tensor) -> Tensor:
         """Return the nearest storable tensor: masked, then on the codec's grid."""
         if self.mask is not None:
-            weight = weight * self.mask
+            weight = weight.masked_fill(~self.mask, 0.0)  # a product would leave negative zeros
         return self.codec.project(weight)

@@ -49,12 +49,17 @@ class Attention(nn.Module):
         batch_first: bool = False,
     ) -> None:
         super().__init__()
-        self.dim, self.num_heads, self.head_dim = dim, heads, head_dim
+        self.dim, self.heads, self.head_dim = dim, heads, head_dim
         self.kdim, self.vdim, self.bias, self.dropout, self.batch_first = kdim, vdim, bias, dropout, batch_first
         self.q = nn.Linear(dim, heads * head_dim, bias)
         self.k = nn.Linear(kdim, heads * head_dim, bias)
         self.v = nn.Linear(vdim, heads * head_dim, bias)
         self.o = nn.Linear(heads * head_dim, dim, bias)
+
+    @property
+    def num_heads(self) -> int:
+        """The name that `nn.MultiheadAttention` gives to ``heads``."""
+        return self.heads
 
     def forward(
         self,
@@ -71,14 +76,14 @@ class Attention(nn.Module):
         if not self.batch_first:
             query, key, value = (t.transpose(0, 1) for t in (query, key, value))
         batch, length = query.shape[0], query.shape[1]
-        q = self.q(query).view(batch, length, self.num_heads, self.head_dim).transpose(1, 2)
-        k = self.k(key).view(batch, key.shape[1], self.num_heads, self.head_dim).transpose(1, 2)
-        v = self.v(value).view(batch, value.shape[1], self.num_heads, self.head_dim).transpose(1, 2)
-        mask = _merged(attn_mask, key_padding_mask, batch, self.num_heads, q.dtype)
+        q = self.q(query).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
+        k = self.k(key).view(batch, key.shape[1], self.heads, self.head_dim).transpose(1, 2)
+        v = self.v(value).view(batch, value.shape[1], self.heads, self.head_dim).transpose(1, 2)
+        mask = _merged(attn_mask, key_padding_mask, batch, self.heads, q.dtype)
         drop = self.dropout if self.training else 0.0
         # nn.MultiheadAttention takes is_causal as a hint beside attn_mask; the product takes one or the other.
         out = F.scaled_dot_product_attention(q, k, v, mask, drop, is_causal and mask is None)
-        out = self.o(out.transpose(1, 2).reshape(batch, length, self.num_heads * self.head_dim))
+        out = self.o(out.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))
         return (out if self.batch_first else out.transpose(0, 1)), None
 
 

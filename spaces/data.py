@@ -34,14 +34,14 @@ def as_batch(item: Any, split: str) -> Batch:
     for part in (*args, target):
         if not isinstance(part, Tensor):
             raise DataError(
-                f"{split} data: inputs and targets must be tensors, but the loader gave a {type(part).__name__}. "
-                "Let the DataLoader collate to tensors (its default does)."
+                f"{split} data: inputs and targets must be tensors, but the loader gave "
+                f"a {type(part).__name__}. Let the DataLoader collate to tensors (its default does)."
             )
     if not args or args[0].ndim == 0 or target.ndim == 0 or len(args[0]) != len(target):
         shapes = [tuple(a.shape) for a in args]
         raise DataError(
-            f"{split} data: input {shapes} and target {tuple(target.shape)} must have the same first dimension "
-            "(the batch)."
+            f"{split} data: input {shapes} and target {tuple(target.shape)} must have the same first "
+            "dimension, the batch. Let the loader add it (a DataLoader with a batch_size does)."
         )
     return args, target
 
@@ -61,10 +61,16 @@ class Batches:
     Raises
     ------
     DataError
-        On iteration, if a batch isn't (input, target) or there is none.
+        If the source can be iterated only once; on iteration, if it can't be iterated at all, a batch isn't
+        (input, target), or there is none.
     """
 
     def __init__(self, source: Source, split: str, *, keep: bool) -> None:
+        if isinstance(source, Iterator):
+            raise DataError(
+                f"{split} data: a {type(source).__name__} can be iterated once only, but a search reads it "
+                "many times. Give a DataLoader, a list, or a function that returns a fresh iterator."
+            )
         self.source, self.split, self.keep = source, split, keep
         self._kept: list[Batch] | None = None
 
@@ -74,11 +80,15 @@ class Batches:
         return self._first_pass() if self.keep else self._fresh()
 
     def _fresh(self) -> Iterator[Batch]:
-        source = self.source() if callable(self.source) else self.source
+        source: Any = self.source
+        if callable(source) and not hasattr(source, "__iter__"):  # a loader may be callable as well
+            source = source()
         try:
             items = iter(source)
         except TypeError:
-            raise DataError(f"{self.split} data: a {type(source).__name__} can't be iterated. Give a DataLoader.") from None
+            raise DataError(
+                f"{self.split} data: a {type(source).__name__} can't be iterated. Give a DataLoader."
+            ) from None
         count = 0
         for item in items:
             count += 1
@@ -92,7 +102,7 @@ class Batches:
         for args, target in self._fresh():
             size += sum(t.numel() * t.element_size() for t in (*args, target))
             if kept is not None and size <= KEEP_BYTES:
-                # The tensors are copied: a loader may reuse its buffers, and a model may write into its input.
+                # Copied: a loader may reuse its buffers, and a model may write into its input.
                 kept.append((tuple(a.clone() for a in args), target.clone()))
             else:
                 kept = None

@@ -12,20 +12,37 @@ from .errors import SettingError
 Scalar = str | int | float | bool
 
 
+def canonical(value: Scalar) -> Scalar:
+    """Return the one form of a scalar that is stored: a float has 9 significant digits, and no negative zero.
+
+    Raises
+    ------
+    SettingError
+        If it isn't a string, a boolean or a finite number.
+    """
+    if not isinstance(value, str | int | float):
+        raise SettingError("value", value, "must be a number, a string or a boolean")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise SettingError("value", value, "must be finite")
+        return float(f"{value:.9g}") + 0.0  # + 0.0 turns -0.0 into 0.0
+    return value
+
+
 @dataclass(frozen=True)
 class Knob:
     """A named choice among a few values.
 
-    Every domain is a finite grid, so that a space can be counted, a recipe can be hashed and a sampler can code
-    a knob as an integer. List the values from the gentlest to the strongest compression: the uniform recipes
-    that start a search walk along that order.
+    Every domain is a finite grid, so that a space can be counted, a recipe can be hashed and a sampler can
+    code a knob as an integer. List the values from the gentlest to the strongest compression: the uniform
+    recipes that start a search walk along that order.
 
     Parameters
     ----------
     name
         The parameter's name in a recipe step.
     values
-        The grid, without repetitions.
+        The grid, without repetitions. Floats are kept to 9 significant digits, the form that recipes store.
     ordered
         False if neighbouring values have nothing in common (a sampler then treats them as categories).
     when
@@ -48,13 +65,15 @@ class Knob:
     def __post_init__(self) -> None:
         if not self.values:
             raise SettingError(self.name, [], "a knob needs at least one value", "List the values to try.")
-        for value in self.values:
-            if not isinstance(value, str | int | float | bool):
-                raise SettingError(self.name, value, "a knob's values are numbers, strings or booleans")
-            if isinstance(value, float) and not math.isfinite(value):
-                raise SettingError(self.name, value, "a knob's values must be finite")
-        if len(set(self.values)) != len(self.values):
-            raise SettingError(self.name, list(self.values), "a knob's values must differ", "Remove the repeated ones.")
+        try:
+            grid = tuple(canonical(value) for value in self.values)
+        except SettingError as error:
+            raise SettingError(self.name, error.value, f"a knob's value {error.rule}") from None
+        if len(set(grid)) != len(grid):
+            raise SettingError(
+                self.name, list(grid), "a knob's values must differ", "Remove the repeated ones."
+            )
+        object.__setattr__(self, "values", grid)
 
     @classmethod
     def integers(cls, name: str, low: int, high: int, step: int = 1, **options: Any) -> Knob:
@@ -84,7 +103,7 @@ class Knob:
         return self.when is None or params.get(self.when[0]) == self.when[1]
 
     def check(self, value: object, setting: str | None = None) -> None:
-        """Raise SettingError if the technique can't take ``value``: outside the bounds, or not one of the names."""
+        """Raise SettingError if the technique can't take ``value``: out of bounds, or not one of the grid."""
         setting = setting or self.name
         if self.bounds is None:
             try:
@@ -94,7 +113,8 @@ class Knob:
             return
         low, high = self.bounds
         whole = all(isinstance(v, int) for v in self.values)
-        if isinstance(value, bool) or not isinstance(value, int if whole else int | float) or not low <= value <= high:
+        number = not isinstance(value, bool) and isinstance(value, int if whole else (int, float))
+        if not number or not low <= value <= high:  # type: ignore[operator]  # a number, as just checked
             kind = "a whole number" if whole else "a number"
             raise SettingError(setting, value, f"must be {kind} from {low:g} to {high:g}")
 
@@ -106,17 +126,19 @@ class Knob:
         SettingError
             If a value is one that the technique can't take, or the list is empty or repeats one.
         """
+        if not values:
+            raise SettingError(setting, [], "a knob needs at least one value", "List the values to try.")
         for value in values:
             self.check(value, setting)
+        if len(set(values)) != len(values):
+            raise SettingError(
+                setting, list(values), "a knob's values must differ", "Remove the repeated ones."
+            )
         if self.bounds is None:
-            ordered = [v for v in self.values if v in values]
-        else:
-            kind = int if all(isinstance(v, int) for v in self.values) else float
-            first, last = self.values[0], self.values[-1]
-            ordered = sorted({kind(v) for v in values}, reverse=first > last)  # type: ignore[operator]
-        if not ordered:
-            raise SettingError(setting, list(values), "a knob needs at least one value", "List the values to try.")
-        return replace(self, values=tuple(ordered))
+            return replace(self, values=tuple(v for v in self.values if v in values))
+        kind = int if all(isinstance(v, int) for v in self.values) else float
+        falling = self.values[0] > self.values[-1]  # type: ignore[operator]  # bounds: all are numbers
+        return replace(self, values=tuple(sorted((kind(v) for v in values), reverse=falling)))
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able description that `from_json` reads back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,9 +13,40 @@ from .errors import SettingError
 
 
 def _top1(outputs: Tensor, targets: Tensor) -> float:
-    """Share of correct arg-max predictions; classes on dimension 1 when there are more than two dimensions."""
-    axis = 1 if outputs.ndim > 2 else -1
-    return float((outputs.argmax(axis) == targets).double().mean())
+    """Return the share of correct arg-max predictions.
+
+    Parameters
+    ----------
+    outputs
+        (batch, classes, ...), the layout of `torch.nn.functional.cross_entropy`.
+    targets
+        (batch, ...), class indices.
+
+    Raises
+    ------
+    ValueError
+        If the shapes are others: comparing them would broadcast to a number that means nothing.
+    """
+    wanted = (outputs.shape[0], *outputs.shape[2:]) if outputs.ndim >= 2 else None
+    if tuple(targets.shape) != wanted or outputs.shape[1] < 2:
+        raise ValueError(
+            "accuracy needs outputs (batch, classes, ...) and targets (batch, ...) of class indices"
+        )
+    return float((outputs.argmax(1) == targets).double().mean())
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A metric that takes a split in batches, such as those of torchmetrics."""
+
+    def reset(self) -> None:
+        """Forget all batches."""
+
+    def update(self, outputs: Tensor, targets: Tensor, /) -> None:
+        """Take one batch."""
+
+    def compute(self) -> Any:
+        """Return the number for the batches since the reset."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +58,8 @@ class Metric:
     name
         How objectives, tables and files call it, e.g. "f1".
     function
-        ``f(outputs, targets) -> number`` over a whole split (tensors concatenated along the batch), or an object
-        with ``update(outputs, targets)``, ``compute()`` and ``reset()``, such as a torchmetrics metric.
+        ``f(outputs, targets) -> number`` over a whole split (tensors concatenated along the batch), or an
+        object with ``update``, ``compute`` and ``reset`` (see `Streaming`).
     direction
         "maximize" or "minimize".
     unit
@@ -41,7 +72,7 @@ class Metric:
     """
 
     name: str
-    function: Callable[..., Any]
+    function: Callable[..., Any] | Streaming
     direction: Literal["maximize", "minimize"] = "maximize"
     unit: str = ""
 
@@ -49,20 +80,20 @@ class Metric:
         if self.direction not in ("maximize", "minimize"):
             raise SettingError("metric.direction", self.direction, "must be 'maximize' or 'minimize'")
         if not self.streams and not callable(self.function):
-            raise SettingError("metric", self.function, "must be a function f(outputs, targets) or a torchmetrics object")
+            rule = "must be a function f(outputs, targets) or have update, compute and reset"
+            raise SettingError(f"metric {self.name!r}", self.function, rule)
 
     @property
     def streams(self) -> bool:
         """Whether the function is an object with update, compute and reset."""
-        return all(callable(getattr(self.function, name, None)) for name in ("update", "compute", "reset"))
+        return isinstance(self.function, Streaming)
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> float:
         """Return the metric of a whole split as a float."""
-        if self.streams:
-            target: Any = self.function
-            target.reset()
-            target.update(outputs, targets)
-            return float(target.compute())
+        if isinstance(self.function, Streaming):
+            self.function.reset()
+            self.function.update(outputs, targets)
+            return float(self.function.compute())
         return float(torch.as_tensor(self.function(outputs, targets)))
 
 

@@ -1,4 +1,4 @@
-"""One point of a space: which technique with which parameters at which site. The empty recipe is the baseline."""
+"""One point of a space: which technique with which parameters at which site. No steps: the baseline."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from .errors import SettingError
-from .knob import Scalar
+from .knob import Scalar, canonical
 
 
-def canonical(value: Scalar) -> Scalar:
-    """Return the one form of a scalar that is hashed: floats to 9 significant digits, whole floats stay floats."""
-    if isinstance(value, float):
-        return float(f"{value:.9g}") + 0.0  # + 0.0 turns -0.0 into 0.0
-    return value
+def _comparable(value: Scalar) -> Scalar:
+    """Return one spelling for values that Python calls equal: 1, 1.0 and True."""
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    return int(value) if whole else value
 
 
 @dataclass(frozen=True, order=True)
@@ -29,8 +29,14 @@ class Step:
     params: tuple[tuple[str, Scalar], ...] = ()
 
     @classmethod
-    def of(cls, site: str, technique: str, **params: Scalar) -> Step:
-        """Build a step from keyword parameters, in canonical order and form."""
+    def of(cls, site: str, technique: str, /, **params: Scalar) -> Step:
+        """Build a step from keyword parameters, in canonical order and form.
+
+        Raises
+        ------
+        SettingError
+            If a parameter isn't a string, a boolean or a finite number.
+        """
         return cls(site, technique, tuple(sorted((k, canonical(v)) for k, v in params.items())))
 
     @property
@@ -57,12 +63,15 @@ class Recipe:
     steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
-        ordered = tuple(sorted(Step.of(s.site, s.technique, **s.options) for s in self.steps))
-        object.__setattr__(self, "steps", ordered)
-        keys = [(s.site, s.technique) for s in ordered]
-        for first, second in zip(keys, keys[1:]):
-            if first == second:
-                raise SettingError("recipe", f"{first[0]}: {first[1]}", "a site takes a technique once only")
+        steps = [Step.of(s.site, s.technique, **s.options) for s in self.steps]
+        steps.sort(key=lambda s: (s.site, s.technique))
+        for first, second in pairwise(steps):
+            if (first.site, first.technique) == (second.site, second.technique):
+                here = f"{first.site}: {first.technique}"
+                raise SettingError(
+                    "recipe", here, "a site takes a technique once only", "Keep one of the two steps."
+                )
+        object.__setattr__(self, "steps", tuple(steps))
 
     @classmethod
     def of(cls, steps: Iterable[Step]) -> Recipe:
@@ -72,7 +81,8 @@ class Recipe:
     @cached_property
     def digest(self) -> str:
         """Sixteen hexadecimal digits of SHA-256 over the canonical JSON."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        plain = [[s.site, s.technique, {k: _comparable(v) for k, v in s.params}] for s in self.steps]
+        text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -90,11 +100,19 @@ class Recipe:
 
     @classmethod
     def from_json(cls, data: Iterable[Mapping[str, Any]]) -> Recipe:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        SettingError
+            If it isn't a list of steps, or a step's parameters aren't scalars.
+        """
         try:
-            return cls.of(Step.of(str(d["site"]), str(d["technique"]), **dict(d.get("params", {}))) for d in data)
+            steps = [(str(d["site"]), str(d["technique"]), dict(**d.get("params", {}))) for d in data]
         except (KeyError, TypeError, AttributeError) as error:
-            raise SettingError("recipe", data, f"is not a list of {{site, technique, params}} ({error})") from None
+            rule = f"must be a list of {{site, technique, params}} ({type(error).__name__}: {error})"
+            raise SettingError("recipe", data, rule) from None
+        return cls.of(Step.of(site, technique, **params) for site, technique, params in steps)
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.steps)) or "baseline"

@@ -41,7 +41,8 @@ class Site:
     kind
         One of `LAYER_KINDS`, or "group" (coupled channels), "heads", "block", "model".
     members
-        Paths of the modules that belong to it. A weight shared by two modules makes one site with two members.
+        Paths of the modules that belong to it. Two modules that share a weight make one site.
+        A block's first member is the block itself.
     weights
         Names of its weight tensors, each counted once.
     shape
@@ -52,6 +53,8 @@ class Site:
         Bytes of its weights in fp32.
     slices
         For a group: what each module loses per channel.
+    kernel
+        Of a convolution: its size per dimension.
     """
 
     name: str
@@ -73,17 +76,19 @@ class Site:
         """Read what `to_json` wrote."""
         fields = dict(data)
         fields["slices"] = tuple(
-            Slice(s["module"], s["side"], tuple(tuple(p) for p in s["positions"])) for s in data.get("slices", ())
+            Slice(s["module"], s["side"], tuple(tuple(p) for p in s["positions"]))
+            for s in data.get("slices", ())
         )
         for key in ("members", "weights", "shape", "kernel"):
             fields[key] = tuple(fields.get(key, ()))
         return cls(**fields)
 
     def inside(self, block: Site) -> bool:
-        """Whether every member lies within the modules of ``block``."""
-        return bool(self.members) and all(
-            m == b or m.startswith(b + ".") for m in self.members for b in block.members[:1]
-        )
+        """Whether every member lies within the modules of ``block``; a block is inside itself."""
+        if not self.members or not block.members:
+            return False
+        root = block.members[0]
+        return all(m == root or m.startswith(root + ".") for m in self.members)
 
 
 def matches(site: Site, pattern: str) -> bool:
@@ -95,7 +100,7 @@ def matches(site: Site, pattern: str) -> bool:
 
 
 def select(sites: Sequence[Site], patterns: Iterable[str], setting: str = "layers") -> tuple[Site, ...]:
-    """Return the sites that any pattern matches; a pattern that starts with ``!`` takes away.
+    """Return the sites that any pattern matches, in order; a pattern that starts with ``!`` takes away.
 
     Raises
     ------

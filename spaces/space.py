@@ -1,4 +1,4 @@
-"""What may vary: at every site, one decision a stage. Recipes are sampled, decoded and counted legally by construction."""
+"""What may vary: at every site, one decision a stage. Every recipe that is sampled or decoded is legal."""
 
 from __future__ import annotations
 
@@ -6,99 +6,119 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .decision import NONE, Decision, Option, combinations, compatible
 from .errors import SettingError, nearest
 from .knob import Knob, Scalar
 from .recipe import Recipe, Step
 from .site import Site, select
 from .stage import Stage
 
-#: The value of a decision that applies no technique.
-NONE = "none"
+if TYPE_CHECKING:
+    from .automatic import Techniques
+    from .task import Task
 
-
-@dataclass(frozen=True)
-class Option:
-    """A technique that a decision may take, with its parameters."""
-
-    technique: str
-    knobs: tuple[Knob, ...] = ()
-    forbids: frozenset[str] = frozenset()
-
-    @property
-    def size(self) -> int:
-        """Number of distinct parameter settings."""
-        return len(self.settings())
-
-    def settings(self) -> list[dict[str, Scalar]]:
-        """Return every distinct setting of the live parameters."""
-        found: list[dict[str, Scalar]] = [{}]
-        for knob in self.knobs:
-            grown: list[dict[str, Scalar]] = []
-            for params in found:
-                grown += [{**params, knob.name: v} for v in knob.values] if knob.alive(params) else [params]
-            found = grown
-        return found
-
-
-@dataclass(frozen=True)
-class Decision:
-    """The choice taken at one site in one stage: one of ``options``, or nothing."""
-
-    site: str
-    stage: Stage
-    options: tuple[Option, ...]
-
-    @property
-    def name(self) -> str:
-        """``site/stage``, the name of its dimension."""
-        return f"{self.site}/{self.stage.name.lower()}"
-
-    def option(self, technique: str) -> Option:
-        """Return the option of that technique, or raise SettingError."""
-        for option in self.options:
-            if option.technique == technique:
-                return option
-        raise SettingError(self.name, technique, "is no choice here", nearest(technique, [o.technique for o in self.options]))
+__all__ = ["NONE", "Decision", "Option", "Space"]
 
 
 class Space:
     """A set of decisions over the sites of one model.
 
-    The *flat encoding* gives every decision and every parameter one dimension that is always present; a dimension
-    whose condition doesn't hold is ignored by `decode`. So samplers see a fixed box, and every point of the box
-    decodes to a legal recipe.
+    The *flat encoding* gives every decision and every parameter one dimension that is always present; a
+    dimension whose condition doesn't hold is ignored by `decode`. So samplers see a fixed box, and every
+    point of the box decodes to a legal recipe.
 
     Parameters
     ----------
     sites
         All sites of the model.
     decisions
-        What may be chosen; at most one decision for a site and stage.
+        What may be chosen; at most one decision for a site and stage, and a technique once a site.
 
     Raises
     ------
     SettingError
-        If there is nothing to decide, or two decisions have the same site and stage.
+        If there is nothing to decide, a decision's site is unknown, two decisions have the same site and
+        stage, or two offer the same technique at a site.
     """
 
-    def __init__(self, sites: Iterable[Site], decisions: Iterable[Decision]) -> None:
+    def __init__(
+        self, sites: Iterable[Site], decisions: Iterable[Decision], notes: Iterable[str] = ()
+    ) -> None:
+        self.notes = tuple(notes)
         self.sites: dict[str, Site] = {s.name: s for s in sites}
-        # Stage order, then the order of the sites in the model: legality looks back along this order.
+        chosen = [d for d in decisions if d.options]
+        for decision in chosen:
+            if decision.site not in self.sites:
+                advice = nearest(decision.site, self.sites)
+                raise SettingError("decision", decision.name, "is at a site the model doesn't have", advice)
         place = {name: i for i, name in enumerate(self.sites)}
-        self.decisions = tuple(sorted((d for d in decisions if d.options), key=lambda d: (d.stage, place[d.site])))
+
+        def rank(decision: Decision) -> tuple[int, int, int]:
+            # Legality looks back along this order: stages in turn, a block before the blocks inside it, then
+            # the order of the sites in the model.
+            members = self.sites[decision.site].members
+            nested = members[0].count(".") if decision.stage is Stage.TOPOLOGY and members else 0
+            return decision.stage, nested, place[decision.site]
+
+        self.decisions = tuple(sorted(chosen, key=rank))
+        if not self.decisions:
+            advice = "Give at least one technique that supports a layer of the model."
+            raise SettingError("space", 0, "holds no choice", advice)
         names = [d.name for d in self.decisions]
-        if not names:
-            raise SettingError(
-                "space", 0, "holds no choice", "Give at least one technique that supports a layer of the model."
-            )
-        if len(set(names)) != len(names):
-            raise SettingError("space", sorted(names), "has two decisions for one site and stage")
-        self._blocks = [s for s in self.sites.values() if s.kind == "block"]
+        offers = [(d.site, o.technique) for d in self.decisions for o in d.options]
+        for listed, rule in ((names, "decided twice"), (offers, "offered twice")):
+            twice = [item for item, count in Counter(listed).items() if count > 1]
+            if twice:
+                raise SettingError("space", twice, f"must not be {rule} at one site")
+
+    @classmethod
+    def from_task(
+        cls, task: Task, techniques: Techniques | None = None, layers: str | Iterable[str] = "*"
+    ) -> Space:
+        """Return the space of all choices for a task's model.
+
+        Parameters
+        ----------
+        task
+            Its model is looked at, and whether it has training data.
+        techniques
+            A preset ("quantize", "prune", "low-rank", "deep-compression", "fast", "full"), names, or a mapping
+            ``{name: {knob: values, "layers": globs}}``, where values are a list, one value or
+            ``{"low": .., "high": .., "step": ..}``. All techniques by default.
+        layers
+            Globs over site names; ``!glob`` takes away.
+
+        Raises
+        ------
+        SettingError
+            For an unknown technique or knob, a value out of range, or a glob that matches nothing.
+        ModelError
+            If the model has no compressible layer.
+        """
+        from .automatic import build_space  # noqa: PLC0415 - automatic.py builds spaces, so it imports this module
+
+        return build_space(task, techniques, layers)
+
+    @classmethod
+    def by_hand(cls, task: Task, choices: Mapping[str, Techniques]) -> Space:
+        """Return a space from layer glob -> techniques, e.g. ``{"fc": {"integer": {"bits": [8, 4]}}}``.
+
+        A later glob overrides an earlier one where both name a site and technique. ``"<model>"`` names the
+        techniques of the whole model ("entropy", "distillation").
+
+        Raises
+        ------
+        SettingError
+            As `from_task`, and for a technique that supports none of the layers of its glob.
+        """
+        from .automatic import by_hand  # noqa: PLC0415 - as above
+
+        return by_hand(task, choices)
 
     # --- the flat encoding ---------------------------------------------------------------------------------
 
@@ -111,7 +131,7 @@ class Space:
             out[decision.name] = Knob(decision.name, choices, ordered=len(choices) == 2)
             for option in decision.options:
                 for knob in option.knobs:
-                    name = f"{decision.site}/{option.technique}.{knob.name}"
+                    name = decision.dimension(option, knob.name)
                     out[name] = Knob(name, knob.values, knob.ordered)
         return out
 
@@ -130,14 +150,10 @@ class Space:
             site, option = self.sites[decision.site], decision.option(choice)
             if any(site.inside(block) for block in removed):
                 continue
-            if not _compatible(decision.stage, option, taken.get(site.name, ())):
+            if not compatible(decision.stage, option, taken.get(site.name, ())):
                 continue
-            params: dict[str, Scalar] = {}
-            for knob in option.knobs:
-                if knob.alive(params):
-                    name = f"{decision.site}/{option.technique}.{knob.name}"
-                    value = values.get(name, knob.values[0])
-                    params[knob.name] = knob.values[knob.index(value)]
+            names = {k.name: decision.dimension(option, k.name) for k in option.knobs}
+            params = option.live({knob: values[name] for knob, name in names.items() if name in values})
             taken.setdefault(site.name, []).append((decision.stage, option))
             if decision.stage is Stage.TOPOLOGY:
                 removed.append(site)
@@ -145,7 +161,7 @@ class Space:
         return Recipe.of(steps)
 
     def encode(self, recipe: Recipe) -> dict[str, Scalar]:
-        """Return the point of the flat box that decodes to ``recipe``; ignored dimensions get their gentlest value.
+        """Return the point of the flat box that decodes to ``recipe``; ignored dimensions are the gentlest.
 
         Raises
         ------
@@ -156,26 +172,30 @@ class Space:
         for step in recipe.steps:
             decision, option = self._find(step)
             values[decision.name] = option.technique
-            known = {k.name: k for k in option.knobs}
-            for name, value in step.params:
-                if name not in known:
-                    raise SettingError(f"{step.site}: {step.technique}", name, "is no parameter", nearest(name, known))
-                values[f"{step.site}/{step.technique}.{name}"] = known[name].values[known[name].index(value)]
-        if self.decode(values) != recipe:
-            lost = sorted(set(map(str, recipe.steps)) ^ set(map(str, self.decode(values).steps)))
-            raise SettingError("recipe", str(recipe), f"stacks what can't stack: {lost}")
+            given = step.options
+            live = option.live(given)
+            if given.keys() != live.keys():
+                rule = f"must be exactly the live parameters {sorted(live)}"
+                raise SettingError(f"{step.site}: {step.technique}", sorted(given), rule)
+            values.update({decision.dimension(option, name): value for name, value in live.items()})
+        found = self.decode(values)
+        if found != recipe:
+            lost = sorted(str(step) for step in set(recipe.steps) - set(found.steps))
+            raise SettingError(
+                "recipe", str(recipe), f"stacks what can't stack: {lost}", "Leave those steps out."
+            )
         return values
 
     def _find(self, step: Step) -> tuple[Decision, Option]:
-        here = [d for d in self.decisions if d.site == step.site]
-        if not here:
-            raise SettingError("site", step.site, "takes no choice in this space", nearest(step.site, self._by_site))
-        for decision in here:
-            for option in decision.options:
-                if option.technique == step.technique:
-                    return decision, option
-        offered = [o.technique for d in here for o in d.options]
-        raise SettingError(f"technique at {step.site}", step.technique, "is no choice", nearest(step.technique, offered))
+        here = self._by_site.get(step.site)
+        if here is None:
+            advice = nearest(step.site, self._by_site)
+            raise SettingError("site", step.site, "takes no choice in this space", advice)
+        offers = {option.technique: (decision, option) for decision in here for option in decision.options}
+        if step.technique not in offers:
+            advice = nearest(step.technique, offers)
+            raise SettingError(f"technique at {step.site}", step.technique, "is no choice", advice)
+        return offers[step.technique]
 
     @cached_property
     def _by_site(self) -> dict[str, list[Decision]]:
@@ -199,31 +219,28 @@ class Space:
 
     @cached_property
     def size(self) -> int:
-        """Number of distinct recipes (exact where blocks don't overlap; layers of a removed block count once)."""
-        per_site = {name: self._combinations(decisions) for name, decisions in self._by_site.items()}
-        deciding = {d.site for d in self.decisions if d.stage is Stage.TOPOLOGY}
-        blocks = [b for b in self._blocks if b.name in deciding]
-        total = 1
-        covered: set[str] = set()
-        for block in blocks:
-            inner = [n for n in per_site if n not in covered and n != block.name and self.sites[n].inside(block)]
-            covered.update(inner)
-            covered.add(block.name)
-            total *= math.prod(per_site[n] for n in inner) + per_site[block.name] - 1
-        return total * math.prod(count for name, count in per_site.items() if name not in covered)
+        """Number of distinct recipes; those that differ only inside a removed block are the same."""
+        blocks = [d for d in self.decisions if d.stage is Stage.TOPOLOGY]
+        inside: dict[str | None, list[str]] = {None: [], **{block.site: [] for block in blocks}}
+        for name in self._by_site:
+            around = None
+            for block in blocks:  # outer blocks come first, so the last one that fits is the innermost
+                if block.site == name:
+                    break
+                if self.sites[name].inside(self.sites[block.site]):
+                    around = block.site
+            inside[around].append(name)
 
-    def _combinations(self, decisions: Sequence[Decision]) -> int:
-        states: list[tuple[tuple[tuple[Stage, Option], ...], int]] = [((), 1)]
-        for decision in decisions:
-            grown = list(states)
-            for chosen, count in states:
-                for option in decision.options:
-                    if _compatible(decision.stage, option, chosen):
-                        grown.append(((*chosen, (decision.stage, option)), count * option.size))
-            states = grown
-        return sum(count for _, count in states)
+        def ways(name: str | None) -> int:
+            """Return the number of choices at a site and, if it's a block, at the sites in it (None: all)."""
+            decisions = self._by_site[name] if name is not None else []
+            kept = combinations([d for d in decisions if d.stage is not Stage.TOPOLOGY])
+            removed = sum(o.size for d in decisions if d.stage is Stage.TOPOLOGY for o in d.options)
+            return removed + kept * math.prod(ways(inner) for inner in inside.get(name, ()))
 
-    def uniform(self, level: float, techniques: Iterable[str] | None = None) -> Recipe:
+        return ways(None)
+
+    def uniform(self, level: float, techniques: Iterable[str] | Mapping[str, float] | None = None) -> Recipe:
         """Return the recipe that applies, at every site and stage, one technique at one strength.
 
         Parameters
@@ -231,31 +248,54 @@ class Space:
         level
             0 takes the gentlest value of every parameter, 1 the strongest.
         techniques
-            Which may be used; where two compete at a site, the first named one is taken. Blocks are never removed
-            uniformly.
+            Which may be used; where two compete at a site, the first named one is taken. Without it, the
+            first that each decision offers. A mapping gives techniques strengths of their own. Blocks are never
+            removed uniformly.
+
+        Raises
+        ------
+        SettingError
+            If the level is not from 0 to 1.
         """
-        order = list(techniques) if techniques is not None else None
+        if not 0 <= level <= 1:
+            raise SettingError("level", level, "must be from 0 to 1")
+        order = None if techniques is None else {name: i for i, name in enumerate(techniques)}
         values: dict[str, Scalar] = {}
-        for decision in self.decisions:
-            if decision.stage is Stage.TOPOLOGY:
-                continue
-            offered = {o.technique: o for o in decision.options}
-            names = [n for n in (order if order is not None else offered) if n in offered]
-            if not names:
-                continue
-            option = offered[names[0]]
-            values[decision.name] = option.technique
-            for knob in option.knobs:
-                position = round(level * (len(knob.values) - 1)) if knob.ordered else 0
-                values[f"{decision.site}/{option.technique}.{knob.name}"] = knob.values[position]
+        for here in self._by_site.values():
+            offers = [(d, o) for d in here if d.stage is not Stage.TOPOLOGY for o in d.options]
+            if order is not None:
+                offers = sorted(
+                    (x for x in offers if x[1].technique in order), key=lambda x: order[x[1].technique]
+                )
+            taken: dict[Stage, Option] = {}
+            for decision, option in offers:
+                if decision.stage not in taken and compatible(decision.stage, option, taken.items()):
+                    taken[decision.stage] = option
+                    values[decision.name] = option.technique
+                    strength = techniques[option.technique] if isinstance(techniques, Mapping) else level
+                    for knob in option.knobs:
+                        position = round(strength * (len(knob.values) - 1)) if knob.ordered else 0
+                        values[decision.dimension(option, knob.name)] = knob.values[position]
         return self.decode(values)
 
     # --- by hand -------------------------------------------------------------------------------------------
 
     def without(self, *layers: str, techniques: Iterable[str] | None = None) -> Space:
-        """Return the space with no choice (or none of ``techniques``) at the sites that the globs name."""
-        names = {s.name for s in select(tuple(self.sites.values()), layers)}
+        """Return the space with no choice (or none of ``techniques``) at the sites that the globs name.
+
+        Without globs, ``techniques`` are taken away everywhere.
+
+        Raises
+        ------
+        SettingError
+            If a glob matches no site, a technique is offered nowhere, or no choice is left.
+        """
         banned = set(techniques) if techniques is not None else None
+        for name in sorted(banned or ()):
+            if name not in self.techniques:
+                raise SettingError("techniques", name, "is offered nowhere", nearest(name, self.techniques))
+        globs = layers if layers or banned is None else ("*",)
+        names = {s.name for s in select(tuple(self.sites.values()), globs)}
         kept = []
         for decision in self.decisions:
             if decision.site not in names:
@@ -263,7 +303,7 @@ class Space:
             elif banned is not None:
                 options = tuple(o for o in decision.options if o.technique not in banned)
                 kept.append(Decision(decision.site, decision.stage, options))
-        return Space(self.sites.values(), kept)
+        return Space(self.sites.values(), kept, self.notes)
 
     @property
     def techniques(self) -> tuple[str, ...]:
@@ -301,7 +341,7 @@ class Space:
                 d["site"],
                 Stage[d["stage"]],
                 tuple(
-                    Option(o["technique"], tuple(Knob.from_json(k) for k in o["knobs"]), frozenset(o["forbids"]))
+                    Option(o["technique"], tuple(map(Knob.from_json, o["knobs"])), frozenset(o["forbids"]))
                     for o in d["options"]
                 ),
             )
@@ -322,15 +362,5 @@ class Space:
         return hash(self.digest)
 
     def __repr__(self) -> str:
-        exponent = len(str(self.size)) - 1
-        count = str(self.size) if exponent < 6 else f"about 10^{exponent}"
+        count = str(self.size) if self.size < 10**6 else f"about 10^{round(math.log10(self.size))}"
         return f"Space({len(self._by_site)} sites, {len(self.decisions)} decisions, {count} recipes)"
-
-
-def _compatible(stage: Stage, option: Option, taken: Iterable[tuple[Stage, Option]]) -> bool:
-    for other_stage, other in taken:
-        if {option.technique, stage.name.lower()} & other.forbids:
-            return False
-        if {other.technique, other_stage.name.lower()} & option.forbids:
-            return False
-    return True

@@ -1,0 +1,305 @@
+"""Save and load a compressed model: one file that holds structure, recipe and packed tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..compressors.draft import Draft
+from ..compressors.encoding import Encoding
+from ..compressors.packing import pack_tensor, unpack_tensor
+from ..spaces.attention import convert_attention
+from ..spaces.errors import ArtifactError
+from ..spaces.recipe import Recipe
+from . import container
+from .graph import UntraceableError, place, read_graph, write_graph
+from .modules import build, describe
+
+#: The file's name in a point's folder.
+FILE = "model.safetensors"
+
+#: Buffers that inference never reads.
+_SKIPPED = "num_batches_tracked"
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A model as bytes.
+
+    Attributes
+    ----------
+    data
+        The file; its length is the model's size.
+    needs_class
+        Why the original model is needed to load it, or "" if the file is self-contained.
+    """
+
+    data: bytes
+    needs_class: str = ""
+
+
+def dumps(draft: Draft, original: nn.Module, recipe: Recipe, inputs: int = 1, source: str | None = None) -> Saved:
+    """Return a draft as a file.
+
+    Parameters
+    ----------
+    draft
+        The compressed model and the encodings of its tensors.
+    original
+        The uncompressed model: where tracing fails, only what differs from it is described.
+    recipe
+        Recorded in the file.
+    inputs
+        Number of positional inputs of the model.
+    source
+        ``module:function`` that builds the original, recorded where it is needed.
+
+    Raises
+    ------
+    ArtifactError
+        If a changed layer can't be described.
+    """
+    needs_class = ""
+    try:
+        structure, tensors = write_graph(draft.model, inputs)
+        structure["kind"] = "graph"
+    except UntraceableError as reason:
+        needs_class = f"its forward pass can't be traced: {reason}"
+        structure = {
+            "kind": "edits",
+            "source": source,
+            "reason": needs_class,
+            "modules": _edits(draft.model, original),
+        }
+        tensors = {
+            **dict(draft.model.named_parameters(remove_duplicate=False)),
+            **dict(draft.model.named_buffers(remove_duplicate=False)),
+        }
+    parts = container.PartWriter()
+    entries: list[Any] = []
+    ties: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(_SKIPPED):
+            continue
+        if id(tensor) in ties:
+            entries.append([name, {"tied": ties[id(tensor)]}, []])
+            continue
+        ties[id(tensor)] = name
+        spec, arrays = _packed(tensor, _encoding_of(draft, name, tensor))
+        if isinstance(tensor, nn.Parameter):
+            spec = {**spec, "parameter": 1}
+        entries.append([name, spec, [parts.add(a) for a in arrays]])
+    document = {"structure": structure, "tensors": entries, "recipe": recipe.to_json()}
+    return Saved(container.write(document, parts), needs_class)
+
+
+def _encoding_of(draft: Draft, name: str, tensor: Tensor) -> Encoding | None:
+    if name in draft.encodings:
+        return draft.encodings[name]
+    for other, encoding in draft.encodings.items():  # the same tensor, encoded under its other name
+        if draft.parameter(other) is tensor:
+            return encoding
+    return None
+
+
+def _packed(tensor: Tensor, encoding: Encoding | None) -> tuple[dict[str, Any], list[container.Part]]:
+    value = tensor.detach().cpu()
+    if encoding is not None:
+        return pack_tensor(value, encoding)
+    shape = list(value.shape)
+    if value.dtype == torch.bfloat16:
+        return {"raw": shape, "as": "bfloat16"}, [value.contiguous().view(torch.int16).numpy()]
+    return {"raw": shape}, [value.contiguous().numpy()]
+
+
+def _unpacked(spec: Mapping[str, Any], arrays: list[container.Part]) -> Tensor:
+    if "raw" not in spec:
+        return unpack_tensor(dict(spec), arrays)
+    [array] = arrays
+    shape = [int(d) for d in spec["raw"]]
+    if any(d < 0 for d in shape) or int(np.prod(shape, dtype=object)) != array.size:
+        raise ValueError(f"{array.size} values for shape {shape}")
+    tensor = torch.from_numpy(array.copy())
+    if spec.get("as") == "bfloat16":
+        tensor = tensor.view(torch.bfloat16)
+    return tensor.reshape(shape)
+
+
+def _edits(model: nn.Module, original: nn.Module) -> dict[str, Any]:
+    """Return path -> description of the modules that differ from the original's, parents first."""
+    known = dict(original.named_modules())
+    edits: dict[str, Any] = {}
+    for path, module in model.named_modules():
+        description = describe(module)
+        before = known.get(path)
+        inside_new = any(
+            path.startswith(p + ".") for p in edits if type(known.get(p)) is not type(model.get_submodule(p))
+        )
+        same_class = before is not None and not inside_new and type(before) is type(module)
+        if same_class and (description is None or describe(known[path]) == description):
+            continue
+        if description is None:
+            raise ArtifactError(
+                f"the changed layer {path} ({type(module).__name__}) can't be described by plain arguments, "
+                "so the model can't be saved."
+            )
+        edits[path] = description
+    return edits
+
+
+def loads(data: bytes, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
+    """Return the model of a file, in eval mode.
+
+    Parameters
+    ----------
+    data
+        The bytes of the file.
+    model
+        The original model or a function that builds it, used only where the file isn't self-contained.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is damaged, from a newer version, or needs ``model``.
+    """
+    document, parts = container.read(data)
+    try:
+        tensors = _read_tensors(document["tensors"], parts)
+        structure = document["structure"]
+        kind = structure["kind"]
+        if kind == "graph":
+            loaded: nn.Module = read_graph(structure, tensors)
+        elif kind == "edits":
+            loaded = _edited(structure, model)
+        else:
+            raise ValueError(f"unknown structure {kind!r}")
+        _assign(loaded, tensors)
+    except ArtifactError:
+        raise
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        IndexError,
+        RecursionError,
+        RuntimeError,
+    ) as error:
+        raise ArtifactError(f"the file is damaged: {type(error).__name__}: {error}.") from error
+    return loaded.eval()
+
+
+def _read_tensors(entries: Any, parts: container.PartReader) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, spec, references in entries:
+        if "tied" in spec:
+            tensors[name] = tensors[spec["tied"]]
+            continue
+        tensor = _unpacked(spec, [parts.take(r) for r in references])
+        if "parameter" in spec:
+            tensor = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+        tensors[name] = tensor
+    return tensors
+
+
+def _edited(structure: Mapping[str, Any], model: nn.Module | Callable[[], nn.Module] | None) -> nn.Module:
+    if model is None:
+        source = structure.get("source")
+        raise ArtifactError(
+            f"this model needs its original class ({structure.get('reason')}). Pass model=, the original model or a "
+            "function that builds it" + (f"; it was built by {source}." if source else ".")
+        )
+    built = model if isinstance(model, nn.Module) else model()
+    base = convert_attention(copy.deepcopy(built))
+    for path, description in structure["modules"].items():
+        new = build(description)
+        if not path:
+            base = new
+        else:
+            old = base.get_submodule(path) if _exists(base, path) else None
+            if old is not None and not isinstance(new, nn.Sequential):
+                # A described module that holds layers (attention heads): keep the children, they have their own lines.
+                for name, child in old.named_children():
+                    if name in new._modules:
+                        new._modules[name] = child
+            place(base, path, new)
+    return base
+
+
+def _exists(model: nn.Module, path: str) -> bool:
+    try:
+        model.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _assign(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        path, _, key = name.rpartition(".")
+        owner = model.get_submodule(path)
+        if key in owner._parameters:
+            old: Tensor | None = owner._parameters[key]
+        elif key in owner._buffers:
+            old = owner._buffers[key]
+        else:
+            raise ArtifactError(f"the file is damaged: the structure has no place for the tensor {name!r}.")
+        if old is not None and old.is_meta and old.shape != tensor.shape:
+            raise ArtifactError(
+                f"the file is damaged: {name} has shape {tuple(tensor.shape)}, its layer takes {tuple(old.shape)}."
+            )
+        if key in owner._parameters:
+            parameter = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)
+            owner._parameters[key] = parameter
+        else:
+            owner._buffers[key] = tensor.detach()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            if not name.endswith(_SKIPPED):
+                raise ArtifactError(f"the file is damaged: the tensor {name!r} is missing.")
+            path, _, key = name.rpartition(".")
+            model.get_submodule(path)._buffers[key] = torch.zeros((), dtype=tensor.dtype)
+    for module in model.modules():
+        if isinstance(module, nn.RNNBase):
+            module._init_flat_weights()
+
+
+def recipe_of(data: bytes) -> Recipe:
+    """Return the recipe recorded in a file."""
+    document, _ = container.read(data)
+    return Recipe.from_json(document.get("recipe", []))
+
+
+def locate(path: Path | str) -> Path:
+    """Return the model file of a path: the file itself, or the one in a point's folder.
+
+    Raises
+    ------
+    ArtifactError
+        If there is none.
+    """
+    place_ = Path(path)
+    file = place_ / FILE if place_.is_dir() else place_
+    if not file.is_file():
+        raise ArtifactError(f"{file}: there is no such model file.")
+    return file
+
+
+def load(path: Path | str, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
+    """Return the model saved at ``path`` (a point's folder or its file), in eval mode; see `loads`."""
+    file = locate(path)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{file}: can't be read ({error.strerror}).") from error
+    try:
+        return loads(data, model)
+    except ArtifactError as error:
+        raise ArtifactError(f"{file}: {error}") from error.__cause__

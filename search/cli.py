@@ -1,0 +1,176 @@
+"""The command line. Every mistake of a user ends in one message and exit status 2, never in a traceback."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+
+from ..spaces.errors import PressError, SettingError
+from . import config as settings
+from .api import search as run_search
+from .final import load_front
+from .folder import Existing
+from .front import Front, Point
+from .report.data import FILE as REPORT
+from .report.data import write_report
+from .tables import front_table, metrics_table, point_table, techniques_table
+
+app = typer.Typer(
+    name="paretopress",
+    help="Search a network's per-layer compressions for the Pareto front of real, smaller models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_out = Console(highlight=False, soft_wrap=False)
+_err = Console(stderr=True, highlight=False)
+
+Folder = Annotated[Path, typer.Argument(help="The run folder, e.g. runs/digits.")]
+
+
+@app.command()
+def search(
+    file: Annotated[Path, typer.Argument(help="The run's YAML file; its folder is the file's name without .yaml.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Another run folder.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Discard a run that the folder holds.")] = False,
+    trials: Annotated[int | None, typer.Option(help="Override budget.trials.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Override budget.minutes.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Override seed.")] = None,
+    executor: Annotated[str | None, typer.Option(help="Override executor: ray or local.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Override ray.workers.")] = None,
+    address: Annotated[str | None, typer.Option(help="Override ray.address: a running cluster.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and show the space; run nothing.")
+    ] = False,
+) -> None:
+    """Search the compressions of a model that a YAML file names."""
+    chosen = settings.read_yaml(file)
+    changes: dict[str, object] = {}
+    if seed is not None:
+        changes["seed"] = seed
+    if executor is not None:
+        changes["executor"] = executor
+    data = {**chosen.model_dump(), **changes}
+    budget = dict(data["budget"])
+    budget.update({k: v for k, v in (("trials", trials), ("minutes", minutes)) if v is not None})
+    ray = dict(data["ray"])
+    ray.update({k: v for k, v in (("workers", workers), ("address", address)) if v is not None})
+    chosen = settings.check({**data, "budget": budget, "ray": ray}, "command line")
+    folder = output if output is not None else file.with_suffix("")
+    _run(chosen, folder, file, "fresh" if fresh else "refuse", dry_run)
+
+
+@app.command()
+def resume(
+    folder: Folder,
+    trials: Annotated[int | None, typer.Option(help="A new total of trials.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="A new limit for this session.")] = None,
+) -> None:
+    """Continue a run where it stopped; finished trials are not repeated."""
+    chosen, origin = settings.read_saved(folder)
+    data = chosen.model_dump()
+    data["budget"].update({k: v for k, v in (("trials", trials), ("minutes", minutes)) if v is not None})
+    _run(settings.check(data, "command line"), folder, origin / "run.yaml", "resume", False)
+
+
+def _run(chosen: settings.Config, folder: Path, file: Path, existing: Existing, dry_run: bool) -> None:
+    task = chosen.build_task(file.resolve().parent)
+    space = chosen.build_space(task)
+    _out.print(f"{task.name}: {space!r}", soft_wrap=True)
+    if dry_run:
+        for note in space.notes:
+            _out.print(f"note: {note}", soft_wrap=True)
+        return
+    front = run_search(
+        task,
+        space,
+        chosen.objectives,
+        budget=chosen.budget.trials,
+        minutes=chosen.budget.minutes,
+        constraints=chosen.constraints,
+        sampler=chosen.sampler,
+        seed=chosen.seed,
+        run=folder,
+        existing=existing,
+        executor=chosen.executor,
+        resources=chosen.resources(),
+        about={"command": f"paretopress search {file}", "config": chosen.model_dump(mode="json")},
+        prepared=lambda: settings.save(chosen, folder, file),
+    )
+    _show(front)
+
+
+def _show(front: Front) -> None:
+    _out.print(front_table(front))
+    for note in front.notes:
+        _out.print(f"· {note}", soft_wrap=True)
+    assert front.folder is not None
+    _out.print(f"report: {front.folder / REPORT}", soft_wrap=True)
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write the report of a finished run again, and print the front."""
+    front, about = load_front(folder)
+    write_report(front, about, folder)
+    _show(front)
+
+
+@app.command()
+def pick(
+    folder: Folder,
+    max_accuracy_drop: Annotated[
+        float | None,
+        typer.Option(help="Largest acceptable loss of quality, e.g. 0.01 for one point of accuracy."),
+    ] = None,
+    minimise: Annotated[str, typer.Option("--minimise", "--minimize", help="size, macs, latency, ...")] = "size",
+    point: Annotated[int | None, typer.Option(help="A point by its number, instead.")] = None,
+) -> None:
+    """Choose a model: print its figures, its per-layer choices and where its file is."""
+    front, _ = load_front(folder)
+    chosen = _numbered(front, point) if point is not None else front.pick(
+        max_accuracy_drop=max_accuracy_drop, minimise=minimise
+    )  # fmt: skip
+    _out.print(point_table(chosen, front))
+    for flag in chosen.flags:
+        _out.print(f"! {flag}", style="yellow", soft_wrap=True)
+    _out.print(f"model: {chosen.path}", soft_wrap=True)
+    _out.print(f"load it: paretopress.search.load({str(chosen.path)!r})", soft_wrap=True)
+
+
+def _numbered(front: Front, number: int) -> Point:
+    for candidate in front:
+        if candidate.id == number:
+            return candidate
+    raise SettingError("point", number, f"the front has points 0 to {len(front) - 1}")
+
+
+@app.command()
+def techniques() -> None:
+    """List what can be searched: techniques, the layers they support, what they need, and metrics."""
+    _out.print(techniques_table())
+    _out.print(metrics_table())
+
+
+def main() -> None:
+    """Run the command line; print a user's mistake without a traceback and exit with 2."""
+    try:
+        app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except PressError as error:
+        _err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        _err.print("stopped; finished trials are kept. Continue with: paretopress resume FOLDER")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

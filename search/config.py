@@ -1,0 +1,212 @@
+"""A run described in YAML: read safely, checked at once, every mistake named with its line or its key."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ..spaces.errors import PressError, RunError, SettingError, nearest
+from ..spaces.space import Space
+from ..spaces.task import Task
+from .executor import Resources
+from .store import write_atomically
+
+FILE = "config.json"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class BudgetSection(_Section):
+    """When to stop."""
+
+    trials: int | None = Field(default=None, ge=1)
+    minutes: float | None = Field(default=None, gt=0)
+
+
+class RaySection(_Section):
+    """Where trials run and what each may use."""
+
+    address: str | None = None
+    workers: int | None = Field(default=None, ge=1)
+    cpus: float = Field(default=1.0, gt=0)
+    gpus: float = Field(default=0.0, ge=0)
+
+
+class Config(_Section):
+    """A run. ``task`` is ``module:function``, a function that returns a `Task`."""
+
+    task: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    preset: str | None = None
+    techniques: list[str] | dict[str, dict[str, Any] | None] | None = None
+    layers: list[str] | str = "*"
+    objectives: list[str] | None = None
+    constraints: list[str] = Field(default_factory=list)
+    budget: BudgetSection = BudgetSection(trials=50)
+    sampler: str = "tpe"
+    seed: int = 0
+    executor: Literal["ray", "local"] = "ray"
+    ray: RaySection = RaySection()
+
+    def build_task(self, folder: Path | None = None) -> Task:
+        """Return the task, importing its module from the installed packages, the working folder or ``folder``.
+
+        Raises
+        ------
+        SettingError
+            If the module or the function doesn't exist, or it returns something else.
+        """
+        function = import_function(self.task, "task", folder)
+        try:
+            task = function(**self.arguments)
+        except PressError:
+            raise
+        except TypeError as error:
+            raise SettingError("arguments", self.arguments, f"don't fit {self.task} ({error})") from error
+        if not isinstance(task, Task):
+            raise SettingError("task", self.task, f"returned a {type(task).__name__}, not a paretopress Task")
+        task.source = task.source or self.task
+        return task
+
+    def build_space(self, task: Task) -> Space:
+        """Return the space; see `Space.from_task` for the errors."""
+        if self.preset is not None and self.techniques is not None:
+            raise SettingError("preset", self.preset, "can't stand beside techniques", "Give one of them.")
+        return Space.from_task(task, self.preset if self.preset is not None else self.techniques, self.layers)
+
+    def resources(self) -> Resources:
+        """Return what trials may use."""
+        return Resources(self.ray.address, self.ray.workers, self.ray.cpus, self.ray.gpus)
+
+
+def import_function(name: str, setting: str, folder: Path | None = None) -> Callable[..., Any]:
+    """Return the function of ``module:function``.
+
+    Raises
+    ------
+    SettingError
+        If the form is wrong, or there is no such module or function.
+    """
+    module_name, colon, function_name = name.partition(":")
+    if not colon or not module_name or not function_name:
+        raise SettingError(setting, name, "must have the form module:function")
+    for place in (str(folder) if folder is not None else "", str(Path.cwd())):
+        if place and place not in sys.path:
+            sys.path.insert(0, place)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if missing == module_name or module_name.startswith(missing + "."):
+            raise SettingError(
+                setting,
+                name,
+                f"there is no module {missing!r}",
+                "Run from the folder that holds it, or install it.",
+            ) from error
+        raise SettingError(setting, name, f"its module needs {missing!r}, which is not installed") from error
+    except Exception as error:
+        raise SettingError(setting, name, f"importing it fails: {type(error).__name__}: {error}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise SettingError(
+            setting, name, f"{module_name} has no function {function_name!r}", nearest(function_name, known)
+        )
+    found: Callable[..., Any] = function
+    return found
+
+
+def read_yaml(path: Path) -> Config:
+    """Return the settings of a YAML file.
+
+    Raises
+    ------
+    RunError
+        If the file can't be read or is no YAML; the message has the line.
+    SettingError
+        If a key is unknown or a value is out of range.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path}: can't be read ({error.strerror}). Give the path of a YAML file.") from error
+    except UnicodeDecodeError as error:
+        raise RunError(f"{path}: is not a text file ({error.reason}). Give the path of a YAML file.") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        shown = f"\n  {line}\n  {' ' * mark.column}^" if mark and line else ""
+        raise RunError(f"{path}{where}: not valid YAML: {problem}.{shown}") from error
+    if not isinstance(data, dict):
+        raise RunError(f"{path}: must hold keys and values, at least 'task: module:function'.")
+    return check(data, str(path))
+
+
+def check(data: dict[str, Any], where: str) -> Config:
+    """Return checked settings; see `read_yaml` for the errors."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise _explained(error, where) from None
+
+
+def _explained(error: ValidationError, where: str) -> SettingError:
+    """Return the first problem, in our words."""
+    problem = error.errors()[0]
+    path = [str(p) for p in problem["loc"]]
+    # pydantic names the branches of a union behind the key; a reader doesn't want them.
+    key = ".".join(p for p in path if "[" not in p and p not in ("str", "int", "float"))
+    if problem["type"] == "extra_forbidden":
+        sections: dict[str, type[_Section]] = {"budget": BudgetSection, "ray": RaySection}
+        section = sections.get(path[0], Config)
+        return SettingError(
+            f"{where}: {key}", problem["input"], "is no setting", nearest(path[-1], section.model_fields)
+        )
+    if problem["type"] == "missing":
+        return SettingError(f"{where}: {key}", None, "is required", "Write 'task: module:function'.")
+    rule = problem["msg"][0].lower() + problem["msg"][1:]
+    return SettingError(f"{where}: {key}", problem["input"], rule)
+
+
+def save(config: Config, folder: Path, origin: Path) -> None:
+    """Write the resolved settings into the run folder, so that it can be resumed from there."""
+    document = {"config": config.model_dump(mode="json"), "from": str(origin.resolve().parent)}
+    write_atomically(folder / FILE, json.dumps(document, indent=1).encode())
+
+
+def read_saved(folder: Path) -> tuple[Config, Path]:
+    """Return the settings that a run folder was started with, and the folder of their YAML file.
+
+    Raises
+    ------
+    RunError
+        If there are none.
+    """
+    path = folder / FILE
+    try:
+        data = json.loads(path.read_bytes())
+        return check(data["config"], str(path)), Path(data["from"])
+    except FileNotFoundError:
+        raise RunError(
+            f"{folder}: has no {FILE}: there is no run here, or it was started from Python. Resume such a run with "
+            f"search(..., run={str(folder)!r}, existing='resume')."
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, PressError):
+            raise
+        raise RunError(f"{path}: can't be read ({error}).") from error

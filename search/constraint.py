@@ -1,0 +1,94 @@
+"""A limit that a front point must keep, written as people say it: ``size <= 300 kB``, ``accuracy drop <= 0.01``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..spaces.errors import SettingError
+from .result import Objective, Result
+
+_FORM = re.compile(
+    r"\s*(?P<metric>[A-Za-z_]\w*)(?P<drop>\s+drop)?\s*(?P<sign><=|>=)"
+    r"\s*(?P<number>[-+]?[0-9.]+(?:[eE][-+]?\d+)?)\s*(?P<unit>x|%|k|M|G|kB|MB|GB|B)?\s*"
+)
+_FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "%": 0.01}
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """A limit on one metric.
+
+    Attributes
+    ----------
+    text
+        As the user wrote it.
+    metric
+        Its name.
+    sign
+        ``<=`` or ``>=``.
+    limit
+        The number.
+    drop
+        Whether the limit is on how much worse than the baseline the metric is.
+    relative
+        Whether the limit is a multiple of the baseline's value.
+    """
+
+    text: str
+    metric: str
+    sign: str
+    limit: float
+    drop: bool = False
+    relative: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Constraint:
+        """Read ``metric <= number``, ``metric drop <= number``, ``metric <= 0.5x`` (of the baseline).
+
+        The number may carry k, M, G, B, kB, MB, GB or %.
+
+
+        Raises
+        ------
+        SettingError
+            If the text has another form.
+        """
+        match = _FORM.fullmatch(text) if isinstance(text, str) else None
+        try:
+            number = float(match["number"]) if match else None
+        except ValueError:
+            number = None
+        if match is None or number is None:
+            raise SettingError(
+                "constraint",
+                text,
+                "must read like 'size <= 300 kB', 'accuracy drop <= 0.01' or 'latency <= 0.5x'",
+            )
+        unit = match["unit"]
+        return cls(
+            text.strip(),
+            match["metric"],
+            match["sign"],
+            number * _FACTORS.get(unit or "", 1.0),
+            bool(match["drop"]),
+            unit == "x",
+        )
+
+    def violation(self, result: Result, baseline: Result, quality: Objective) -> float:
+        """Return how far a result is beyond the limit, relative to the limit's size; 0 or less means it is kept."""
+        value, base = result.value(self.metric), baseline.value(self.metric)
+        if self.drop:
+            direction = quality if quality.name == self.metric else Objective(self.metric, "minimize")
+            value = direction.loss(value) - direction.loss(base)
+        limit = self.limit * base if self.relative else self.limit
+        excess = value - limit if self.sign == "<=" else limit - value
+        return excess / (abs(limit) or 1.0)
+
+
+def violations(constraints: Sequence[Constraint], result: Result, baseline: Result, quality: Objective) -> list[float]:
+    """Return one number for each constraint; of a failed trial, none."""
+    if result.status == "failed":
+        return []
+    return [c.violation(result, baseline, quality) for c in constraints]

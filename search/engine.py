@@ -1,0 +1,183 @@
+"""The ask -> run -> record -> tell loop, and nothing else."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..spaces.recipe import Recipe
+from ..spaces.space import Space
+from .constraint import Constraint, violations
+from .executor import Executor
+from .journal import Journal
+from .pareto import best_results
+from .result import Objective, Result
+from .sampler import Proposal, Sampler
+from .store import Store
+from .trial import Finished, Job
+
+#: Proposals in a row that may repeat known recipes before new ones are drawn at random.
+_REPEATS = 30
+#: Random draws in a row that may be known before the space counts as exhausted.
+_DRAWS = 2000
+#: Seconds after which waiting for trials looks at the clock and at Ctrl-C.
+_TICK = 0.5
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop asking: after ``trials`` different recipes in all, or ``minutes`` in this session."""
+
+    trials: int | None = None
+    minutes: float | None = None
+
+
+class Watcher(Protocol):
+    """Is told of everything that happens, e.g. to draw a progress bar."""
+
+    def finished(self, result: Result, front: Sequence[Result], running: int) -> None:
+        """A trial has finished."""
+        ...
+
+
+@dataclass
+class Engine:
+    """One session of a run.
+
+    Attributes
+    ----------
+    space, objectives, quality, constraints
+        What is searched for.
+    sampler, executor, journal, store
+        Collaborators.
+    budget
+        When to stop.
+    seed
+        Trials are seeded by it and their recipe, so that a recipe has one result whoever asks for it.
+    """
+
+    space: Space
+    objectives: tuple[Objective, ...]
+    quality: Objective
+    constraints: tuple[Constraint, ...]
+    sampler: Sampler
+    executor: Executor
+    journal: Journal
+    store: Store
+    budget: Budget
+    seed: int
+    watcher: Watcher | None = None
+
+    def __post_init__(self) -> None:
+        self.results: dict[str, Result] = {}
+        self.stopping = False
+        self.repeats = 0
+        self._running: dict[str, list[Proposal]] = {}
+        self._random = random.Random(self.seed)
+        for result, attributes in self.journal.results:
+            self.results[result.recipe.digest] = result
+            self.sampler.recall(result, self._violations(result), attributes)
+
+    @property
+    def baseline(self) -> Result:
+        """The unmodified model's result."""
+        return self.results[Recipe().digest]
+
+    def _violations(self, result: Result) -> list[float]:
+        if not self.constraints or (result.recipe.is_baseline and result.status == "failed"):
+            return []
+        base = self.results.get(Recipe().digest, result)
+        return violations(self.constraints, result, base, self.quality)
+
+    def run(self, starting: Sequence[Recipe]) -> str:
+        """Search until the budget is spent; return why it ended: "trials", "minutes", "exhausted" or "interrupted"."""
+        deadline = time.monotonic() + 60 * self.budget.minutes if self.budget.minutes is not None else None
+        queue = deque(r for r in starting if r.digest not in self.results)
+        while True:
+            why = self._why_stop(deadline)
+            while not why and len(self._running) < self.executor.slots:
+                proposal = self._next(queue)
+                if proposal is None:
+                    why = "exhausted"
+                    break
+                self._submit(proposal)
+                why = self._why_stop(deadline)
+            if why and (not self._running or why == "minutes"):
+                self._abandon()
+                return why
+            for finished in self.executor.wait(_TICK):
+                self._record(finished)
+
+    def _why_stop(self, deadline: float | None) -> str:
+        if self.stopping:
+            return "interrupted"
+        if deadline is not None and time.monotonic() >= deadline:
+            return "minutes"
+        if self.budget.trials is not None and len(self.results) + len(self._running) >= self.budget.trials:
+            return "trials"
+        return ""
+
+    def _next(self, queue: deque[Recipe]) -> Proposal | None:
+        if queue:
+            return self.sampler.ask_for(queue.popleft())
+        for _ in range(_REPEATS):
+            proposal = self.sampler.ask()
+            digest = proposal.recipe.digest
+            known = self.results.get(digest)
+            if known is not None:  # answered from the journal
+                self.repeats += 1
+                self.sampler.tell(proposal, known, self._violations(known))
+            elif digest in self._running:  # answered when the running trial is
+                self.repeats += 1
+                self._running[digest].append(proposal)
+            else:
+                return proposal
+        for _ in range(_DRAWS):
+            recipe = self.space.sample(self._random)
+            if recipe.digest not in self.results and recipe.digest not in self._running:
+                return self.sampler.ask_for(recipe)
+        return None
+
+    def _submit(self, proposal: Proposal) -> None:
+        recipe = proposal.recipe
+        number = len(self.results) + len(self._running)
+        seed = int(recipe.digest[:8], 16) ^ self.seed
+        self._running[recipe.digest] = [proposal]
+        front = [self._losses(r) for r in self.front()]
+        self.executor.submit(Job(number, recipe, seed, proposal.origin), front)
+
+    def _losses(self, result: Result) -> list[float]:
+        return [o.loss(result.value(o.name)) for o in self.objectives]
+
+    def front(self) -> list[Result]:
+        """Return the best results: non-dominated among those that keep all constraints, or, if none does,
+        among those that break them least.
+        """
+        return best_results(list(self.results.values()), self.objectives, self._violations)
+
+    def _record(self, finished: Finished) -> None:
+        result = finished.result
+        digest = result.recipe.digest
+        proposals = self._running.pop(digest)
+        self.results[digest] = result
+        front = self.front()
+        # File, then journal, then sampler: a crash in between loses nothing that was reported.
+        if finished.data is not None and any(r is result for r in front):
+            self.store.save(digest, finished.data)
+        self.journal.append(result, self.sampler.attributes(proposals[0]))
+        violated = self._violations(result)
+        for proposal in proposals:
+            self.sampler.tell(proposal, result, violated)
+        self.store.keep_only(r.recipe.digest for r in front)
+        if self.watcher is not None:
+            self.watcher.finished(result, front, len(self._running))
+
+    def _abandon(self) -> None:
+        for proposals in self._running.values():
+            for proposal in proposals:
+                self.sampler.forget(proposal)
+        self._running.clear()

@@ -1,0 +1,89 @@
+"""Where trials run. An executor takes jobs and gives back results, in any order; it never raises for a trial."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..spaces.errors import SettingError
+from .trial import Bench, Finished, Job
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What trials may use.
+
+    Attributes
+    ----------
+    address
+        Of a running Ray cluster ("auto", "host:port"); None starts Ray on this machine.
+    workers
+        Trials at a time; None fills the machine or cluster.
+    cpus, gpus
+        For each trial; a fraction of a GPU lets trials share it.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise SettingError("workers", self.workers, "must be at least 1", "Leave it out to use all cores.")
+        if self.cpus <= 0:
+            raise SettingError("cpus", self.cpus, "must be above 0")
+        if self.gpus < 0:
+            raise SettingError("gpus", self.gpus, "must not be negative")
+
+
+class Executor(Protocol):
+    """Runs jobs.
+
+    Attributes
+    ----------
+    slots
+        How many jobs run at a time.
+    """
+
+    slots: int
+
+    def submit(self, job: Job, front: list[list[float]]) -> None:
+        """Start a job. ``front`` are the losses known to be non-dominated: a result that one of them dominates
+        comes back without its file.
+        """
+        ...
+
+    def wait(self, timeout: float) -> list[Finished]:
+        """Return what has finished, after at most ``timeout`` seconds if nothing has."""
+        ...
+
+    def close(self) -> None:
+        """Stop; running jobs are lost."""
+        ...
+
+
+class LocalExecutor:
+    """One job at a time in this process."""
+
+    slots = 1
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._jobs: deque[tuple[Job, list[list[float]]]] = deque()
+
+    def submit(self, job: Job, front: list[list[float]]) -> None:
+        """Queue a job."""
+        self._jobs.append((job, front))
+
+    def wait(self, timeout: float) -> list[Finished]:  # noqa: ARG002 - a job in this process can't be left early
+        """Run the next job."""
+        if not self._jobs:
+            return []
+        job, front = self._jobs.popleft()
+        return [self._bench.run(job).without_dominated_file(self._bench.objectives, front)]
+
+    def close(self) -> None:
+        """Drop what is queued."""
+        self._jobs.clear()

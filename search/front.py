@@ -1,0 +1,237 @@
+"""The answer: the non-dominated results, how good they are together, and how to pick one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..evaluators.base import Measurement
+from ..spaces.errors import RunError, SettingError, nearest
+from ..spaces.recipe import Recipe
+from .artifact import load
+from .pareto import scaled_hypervolume
+from .result import Objective, Result
+
+
+@dataclass(frozen=True)
+class Point:
+    """One model of the front.
+
+    Attributes
+    ----------
+    id
+        Its number in the front, from 0, by falling quality.
+    result
+        The trial that found it, with figures measured on validation.
+    final
+        Metric name -> figure measured at the end (on test where the task has a test split).
+    path
+        Folder with ``model.safetensors``, or None if the run kept no files.
+    flags
+        Warnings a reader must see, e.g. "fewer MACs but not faster".
+    """
+
+    id: int
+    result: Result
+    final: Mapping[str, Measurement] = field(default_factory=dict)
+    path: Path | None = None
+    flags: tuple[str, ...] = ()
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was done to the model."""
+        return self.result.recipe
+
+    def value(self, name: str) -> float:
+        """Return the final figure of a metric, or the search's where there is no final one; NaN if neither."""
+        return self.final[name].value if name in self.final else self.result.value(name)
+
+    def ratios(self, baseline: Point) -> dict[str, dict[str, float]]:
+        """Return, for each cost, the compression rate a/a* and the space saving 1 - a*/a, and for latency the
+        speed-up s/s*: the three criteria of Cheng et al. (2017).
+        """
+        found: dict[str, dict[str, float]] = {}
+        for name in ("size", "macs", "bops", "parameters", "memory"):
+            value, base = self.value(name), baseline.value(name)
+            if value > 0 and base > 0:
+                found[name] = {"compression": base / value, "saving": 1 - value / base}
+        if self.value("latency") > 0:
+            found["latency"] = {"speedup": 1 / self.value("latency")}
+        return found
+
+    def load(self, model: nn.Module | None = None) -> nn.Module:
+        """Return the compressed model, in eval mode.
+
+        Parameters
+        ----------
+        model
+            The original model, needed only where the file says that its structure could not be traced.
+
+        Raises
+        ------
+        ArtifactError
+            If the file is missing, damaged, or needs ``model``.
+        """
+        if self.path is None:
+            raise RunError(f"point {self.id}: this front was not written to a folder, so there is no file to load.")
+        return load(self.path, model)
+
+
+@dataclass(frozen=True)
+class Front:
+    """The Pareto front of compressed models.
+
+    Attributes
+    ----------
+    objectives
+        What was improved.
+    quality
+        The name of the task's own metric.
+    baseline
+        The original model, measured like the points.
+    points
+        By falling quality.
+    results
+        Every trial of the run, failed ones too.
+    split
+        Where the final figures come from: "test" or "validation".
+    feasible
+        Whether the points meet the constraints; if not they are the nearest ones.
+    notes
+        What the reader should know of this run.
+    folder
+        The run's folder.
+    """
+
+    objectives: tuple[Objective, ...]
+    quality: Objective
+    baseline: Point
+    points: tuple[Point, ...]
+    results: tuple[Result, ...] = ()
+    split: str = "validation"
+    feasible: bool = True
+    notes: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    def __iter__(self) -> Iterator[Point]:
+        return iter(self.points)
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: int) -> Point:
+        return self.points[index]
+
+    @property
+    def errors(self) -> tuple[Result, ...]:
+        """The trials that failed, with their reasons."""
+        return tuple(r for r in self.results if r.status == "failed")
+
+    @property
+    def hypervolume(self) -> float:
+        """See `scaled_hypervolume`; on the figures of the search."""
+        return scaled_hypervolume((p.result for p in self.points), self.objectives, self.baseline.result)
+
+    def _direction(self, metric: str) -> Objective:
+        for objective in (*self.objectives, self.quality):
+            if objective.name == metric:
+                return objective
+        known = {k for p in (self.baseline, *self.points) for k in (*p.final, *p.result.measurements)}
+        if metric not in known:
+            raise SettingError("minimise", metric, "was not measured in this run", nearest(metric, known))
+        return Objective(metric, "minimize")
+
+    def best(self, metric: str | None = None) -> Point:
+        """Return the point that is best in one metric (the task's own by default).
+
+        Raises
+        ------
+        RunError
+            If the front is empty.
+        SettingError
+            If the metric was not measured.
+        """
+        return self._best(self.points, metric or self.quality.name)
+
+    def _best(self, points: Sequence[Point], metric: str) -> Point:
+        if not points:
+            raise RunError("the front is empty: no trial succeeded. See the errors in the journal and the report.")
+        objective = self._direction(metric)
+        measured = [p for p in points if not math.isnan(p.value(metric))]
+        if not measured:
+            raise SettingError("minimise", metric, "was not measured for these points")
+        return min(
+            measured,
+            key=lambda p: (objective.loss(p.value(metric)), self.quality.loss(p.value(self.quality.name))),
+        )
+
+    def drop(self, point: Point) -> float:
+        """Return how much worse than the baseline's the point's quality is (0.01 = one point of accuracy).
+
+        Judged on validation, as the search did: picking on test would bias the test figure.
+        """
+        name = self.quality.name
+        return self.quality.loss(point.result.value(name)) - self.quality.loss(self.baseline.result.value(name))
+
+    def pick(
+        self,
+        *,
+        max_accuracy_drop: float | None = None,
+        minimise: str = "size",
+        at_most: Mapping[str, float] | None = None,
+    ) -> Point:
+        """Return the point that is smallest in one metric among those good enough.
+
+        Parameters
+        ----------
+        max_accuracy_drop
+            Largest acceptable loss of the task's metric against the baseline, in the metric's own units, on
+            validation data.
+        minimise
+            The metric to minimise, e.g. "size", "macs", "latency".
+        at_most
+            Metric -> upper limit.
+
+        Raises
+        ------
+        RunError
+            If no point is good enough; the message names the nearest one.
+        SettingError
+            If a metric was not measured, or the drop is not a number.
+        """
+        points = list(self.points)
+        if max_accuracy_drop is not None:
+            if not math.isfinite(max_accuracy_drop):
+                raise SettingError("max_accuracy_drop", max_accuracy_drop, "must be a finite number")
+            points = [p for p in points if self.drop(p) <= max_accuracy_drop + 1e-12]
+        for metric, limit in (at_most or {}).items():
+            self._direction(metric)
+            points = [p for p in points if p.value(metric) <= limit]
+        if not points and self.points:
+            nearest_point = min(self.points, key=self.drop)
+            raise RunError(
+                f"no point of the front is good enough; the best one is point {nearest_point.id} with a drop of "
+                f"{self.drop(nearest_point):.4g} in {self.quality.name}. Allow more, or search longer."
+            )
+        return self._best(points, minimise)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one dictionary a point, ready for a table or a data frame: final figures by name."""
+        rows = []
+        for point in self.points:
+            names = list(dict.fromkeys((*point.final, *point.result.measurements)))
+            row: dict[str, Any] = {"point": point.id, "trial": point.result.number}
+            row.update({name: point.value(name) for name in names})
+            row["drop"] = self.drop(point)
+            row["flags"] = "; ".join(point.flags)
+            rows.append(row)
+        return rows
+
+    def with_points(self, points: Iterable[Point]) -> Front:
+        """Return the front with other points."""
+        return replace(self, points=tuple(points))

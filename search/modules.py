@@ -1,0 +1,138 @@
+"""Modules as data: a class from an allow-list and its constructor's arguments, both ways, without pickle."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..spaces.attention import Attention
+from ..spaces.catalogue import techniques
+from ..spaces.errors import ArtifactError
+
+OWN = "paretopress:"
+
+#: Constructor arguments that are no facts about the structure.
+_IGNORED = {"self", "args", "kwargs", "device", "dtype", "_weight", "_freeze"}
+
+#: nn classes whose constructors take modules, or that are abstract: never a leaf with plain arguments.
+_NOT_PLAIN = {
+    "Module", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict", "Transformer", "TransformerEncoder",
+    "TransformerDecoder", "TransformerEncoderLayer", "TransformerDecoderLayer", "MultiheadAttention", "RNNBase",
+    "RNNCellBase", "Container", "DataParallel", "AdaptiveLogSoftmaxWithLoss",
+}  # fmt: skip
+
+
+@lru_cache(maxsize=1)
+def _torch_classes() -> dict[str, type[nn.Module]]:
+    return {
+        name: cls
+        for name, cls in vars(nn).items()
+        if isinstance(cls, type) and issubclass(cls, nn.Module) and name not in _NOT_PLAIN
+    }
+
+
+def _own_classes() -> dict[str, type[nn.Module]]:
+    found: dict[str, type[nn.Module]] = {"Attention": Attention}
+    for technique in techniques().values():
+        for cls in getattr(technique, "modules", ()):
+            found[cls.__name__] = cls
+    return found
+
+
+def class_name(module: nn.Module) -> str | None:
+    """Return the name under which a module's exact class is allowed in a file, or None."""
+    cls = type(module)
+    if _torch_classes().get(cls.__name__) is cls:
+        return cls.__name__
+    if _own_classes().get(cls.__name__) is cls:
+        return OWN + cls.__name__
+    return None
+
+
+def _parameters(cls: type[nn.Module]) -> dict[str, inspect.Parameter]:
+    target = nn.RNNBase if issubclass(cls, nn.RNNBase) else cls
+    found = {n: p for n, p in inspect.signature(target.__init__).parameters.items() if n not in _IGNORED}
+    if issubclass(cls, nn.RNNBase):
+        found.pop("mode", None)
+        if cls is nn.RNN:
+            found["nonlinearity"] = inspect.Parameter("nonlinearity", inspect.Parameter.KEYWORD_ONLY, default="tanh")
+    return found
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(_plain(v) for v in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(v) for v in value) if isinstance(value, list) else value
+
+
+def describe(module: nn.Module) -> list[Any] | None:
+    """Return ``[class name, {argument: value}]`` (defaults left out), or None if the module can't be described.
+
+    A description is checked by building from it: same settings, same parameter names and shapes.
+    """
+    name = class_name(module)
+    if name is None:
+        return None
+    if isinstance(module, nn.Sequential):
+        return [name, {}]
+    arguments: dict[str, Any] = {}
+    for key, parameter in _parameters(type(module)).items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            return None
+        if not hasattr(module, key):
+            continue
+        value = getattr(module, key)
+        if key == "bias" and not isinstance(value, bool):
+            value = value is not None
+        if not _plain(value):
+            return None
+        if value != parameter.default or isinstance(value, bool) != isinstance(parameter.default, bool):
+            arguments[key] = value
+    try:
+        again = build([name, arguments])
+    except ArtifactError:
+        return None
+    own = {k: tuple(v.shape) for k, v in module.state_dict().items() if "." not in k}
+    rebuilt = {k: tuple(v.shape) for k, v in again.state_dict().items() if "." not in k}
+    if own != rebuilt or module.extra_repr() != again.extra_repr():
+        return None
+    return [name, arguments]
+
+
+def build(description: Any) -> nn.Module:
+    """Return a module without values (on the meta device) from what `describe` wrote.
+
+    Raises
+    ------
+    ArtifactError
+        If the class isn't on the allow-list or doesn't take the arguments.
+    """
+    try:
+        name, arguments = description
+        if not isinstance(name, str) or not isinstance(arguments, Mapping):
+            raise TypeError("not [name, arguments]")
+    except (TypeError, ValueError):
+        raise ArtifactError(f"module description {description!r:.80} is not [class, arguments].") from None
+    if name.startswith(OWN):
+        cls = _own_classes().get(name.removeprefix(OWN))
+        advice = "Import the package that provides this technique before loading."
+    else:
+        cls, advice = _torch_classes().get(name), "Only torch.nn layers with plain arguments are allowed."
+    if cls is None:
+        raise ArtifactError(f"module class {name!r} may not be loaded. {advice}")
+    if not set(arguments) <= set(_parameters(cls)) or not all(_plain(_tupled(v)) for v in arguments.values()):
+        raise ArtifactError(f"module {name}: arguments {sorted(arguments)} are not plain arguments of its constructor.")
+    try:
+        with torch.device("meta"):
+            return cls(**{k: _tupled(v) for k, v in arguments.items()}).eval()
+    except Exception as error:
+        raise ArtifactError(f"module {name}({dict(arguments)}) can't be built: {error}") from error

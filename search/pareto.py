@@ -1,0 +1,81 @@
+"""Dominance and hypervolume. Smaller is better in every row of numbers here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import moocore
+import numpy as np
+
+from .result import Objective, Result
+
+#: Quality may fall by this share of the baseline's before a point adds nothing to the hypervolume.
+QUALITY_SPAN = 0.5
+#: Costs count up to this multiple of the baseline's.
+COST_SPAN = 1.1
+
+
+def nondominated(losses: Sequence[Sequence[float]]) -> list[int]:
+    """Return the positions of the non-dominated rows (smaller is better); of equal rows, the first."""
+    if not losses:
+        return []
+    keep = moocore.is_nondominated(np.asarray(losses, dtype=float), maximise=False, keep_weakly=False)
+    return [int(i) for i in np.flatnonzero(keep)]
+
+
+def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether ``a`` is nowhere worse than ``b`` and somewhere better (smaller is better)."""
+    return all(x <= y for x, y in zip(a, b)) and any(x < y for x, y in zip(a, b))
+
+
+def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
+    """Return the volume that the rows dominate up to ``reference`` (smaller is better)."""
+    rows = [row for row in losses if all(x < r for x, r in zip(row, reference))]
+    if not rows:
+        return 0.0
+    return float(moocore.hypervolume(np.asarray(rows, dtype=float), ref=np.asarray(reference, dtype=float)))
+
+
+def scaled(result: Result, objectives: Sequence[Objective], baseline: Result) -> list[float]:
+    """Return the objectives as fractions of the baseline: the drop for what is maximised, the ratio for costs.
+
+    A quality that is minimised (a loss) counts as a cost.
+    """
+    row = []
+    for objective in objectives:
+        base, value = baseline.value(objective.name), result.value(objective.name)
+        unit = abs(base) or 1.0
+        row.append((base - value) / unit if objective.direction == "maximize" else value / unit)
+    return row
+
+
+def scaled_hypervolume(results: Iterable[Result], objectives: Sequence[Objective], baseline: Result) -> float:
+    """Return the hypervolume of `scaled` rows, as a share of the box that reaches from a cost of 0 at the
+    baseline's quality to the reference point; better quality than the baseline's counts beyond that.
+
+    The reference point is a quality drop of half the baseline's, and 1.1 times the baseline's costs.
+    """
+    reference = [QUALITY_SPAN if o.direction == "maximize" else COST_SPAN for o in objectives]
+    rows = [scaled(r, objectives, baseline) for r in results]
+    return hypervolume(rows, reference) / math.prod(reference)
+
+
+def best_results(
+    results: Iterable[Result],
+    objectives: Sequence[Objective],
+    violated: Callable[[Result], Sequence[float]],
+) -> list[Result]:
+    """Return the non-dominated results among those that keep every constraint.
+
+    Where none does, those that break them least are compared instead (by the sum of positive violations), so that
+    there is always an answer. ``violated`` gives a result's violations, 0 or less where kept.
+    """
+    good = [r for r in results if r.status == "ok"]
+    excess = [sum(max(0.0, v) for v in violated(r)) for r in good]
+    if not good:
+        return []
+    least = min(excess)
+    allowed = [r for r, e in zip(good, excess) if e <= least]
+    rows = [[o.loss(r.value(o.name)) for o in objectives] for r in allowed]
+    return [allowed[i] for i in nondominated(rows)]

@@ -1,0 +1,166 @@
+// The plot of the front, and that of the hypervolume.
+const plottable = () => data.metrics.filter((m) => data.points.some((p) => value(p, m.name) !== null));
+
+function range(metric) {
+  const all = [...data.points, data.baseline].map((p) => value(p, metric)).filter((v) => v !== null);
+  return [Math.min(...all), Math.max(...all)];
+}
+
+function fillAxes() {
+  for (const axis of ["x", "y"]) {
+    const select = byId(`${axis}-axis`);
+    select.replaceChildren(...plottable().map((m) => make("option", { value: m.name }, m.label)));
+    select.value = state[axis];
+  }
+}
+
+function offerLog(axis) {
+  const box = byId(`${axis}-log`);
+  box.disabled = !(range(state[axis])[0] > 0);
+  if (box.disabled) state[`${axis}Log`] = false;
+  box.checked = state[`${axis}Log`];
+}
+
+function suggestLog(axis) {
+  const [low, high] = range(state[axis]);
+  state[`${axis}Log`] = low > 0 && high / low > 30;
+}
+
+/** Points that no other beats on both axes, from the best x to the worst: then "hv" steps bound what was reached. */
+function staircase() {
+  const sign = (name) => (metrics.get(name).direction === "maximize" ? -1 : 1);
+  const known = data.points
+    .map((p) => [value(p, state.x), value(p, state.y)])
+    .filter(([x, y]) => x !== null && y !== null)
+    .sort((a, b) => sign(state.x) * (a[0] - b[0]) || sign(state.y) * (a[1] - b[1]));
+  let best = Infinity;
+  return known.filter(([, y]) => {
+    const better = sign(state.y) * y < best;
+    if (better) best = sign(state.y) * y;
+    return better;
+  });
+}
+
+/** 95 % ranges; in a crowd only that of the selected point. */
+function errorBars(chosen, metric) {
+  const shown = (p) => chosen.length <= LABELLED || String(p.id) === state.point;
+  const found = chosen.map((p) => (shown(p) ? figure(p, metric) : { low: null, high: null }));
+  return {
+    type: "data", symmetric: false, thickness: 1, width: 3, color: colour("trial"),
+    array: found.map((f) => (f.high === null ? 0 : f.high - f.value)),
+    arrayminus: found.map((f) => (f.low === null ? 0 : f.value - f.low)),
+  };
+}
+
+function hover(point, title) {
+  const lines = data.metrics.filter((m) => figure(point, m.name)).map((m) => {
+    const f = figure(point, m.name);
+    const gain = point.ratios[m.name] ? `, ${point.ratios[m.name].short}` : "";
+    return escaped(`${m.label} ${f.text}${f.range ? ` (${f.range})` : ""}${gain}`);
+  });
+  return [`<b>${escaped(title)}</b>`, ...lines, ...point.flags.map((f) => escaped(f))].join("<br>");
+}
+
+function markers(chosen, extra) {
+  return {
+    type: "scatter", hoverinfo: "text",
+    x: chosen.map((p) => value(p, state.x)), y: chosen.map((p) => value(p, state.y)),
+    error_x: errorBars(chosen, state.x), error_y: errorBars(chosen, state.y), ...extra,
+  };
+}
+
+function traces() {
+  const known = (p) => value(p, state.x) !== null && value(p, state.y) !== null;
+  const front = data.points.filter(known);
+  const tried = data.trials.filter((t) => state.x in t.values && state.y in t.values);
+  const steps = staircase();
+  const chosen = (p) => String(p.id) === state.point;
+  const out = [];
+  if (tried.length) {
+    out.push({
+      type: "scatter", mode: "markers", name: "other trials (validation)", hoverinfo: "text",
+      x: tried.map((t) => t.values[state.x]), y: tried.map((t) => t.values[state.y]),
+      hovertext: tried.map((t) => [`<b>Trial ${escaped(t.number)}</b> ${escaped(t.origin)}`, ...t.shown.map(escaped)].join("<br>")),
+      marker: { color: colour("trial"), size: 6, opacity: 0.38 },
+    });
+  }
+  out.push({
+    type: "scatter", mode: "lines", name: "best for these axes", hoverinfo: "skip", showlegend: false,
+    x: steps.map((s) => s[0]), y: steps.map((s) => s[1]),
+    line: { shape: "hv", color: colour("accent"), width: 1.5 }, opacity: 0.55,
+  });
+  out.push(markers(front, {
+    mode: front.length <= LABELLED ? "markers+text" : "markers", name: "front",
+    customdata: front.map((p) => String(p.id)), text: front.map((p) => escaped(p.id)),
+    textposition: "top left", textfont: { size: 12, color: colour("ink") }, cliponaxis: false,
+    hovertext: front.map((p) => hover(p, `Point ${p.id}, trial ${p.trial}`)),
+    marker: {
+      color: colour("accent"), opacity: 1, size: front.map((p) => (chosen(p) ? 15 : 10)),
+      line: { width: front.map((p) => (chosen(p) ? 4 : 1)), color: front.map((p) => colour(chosen(p) ? "chosen" : "card")) },
+    },
+  }));
+  if (known(data.baseline)) {
+    out.push(markers([data.baseline], {
+      mode: "markers", name: "baseline", hovertext: [hover(data.baseline, "Baseline")],
+      marker: { symbol: "diamond", size: 12, color: colour("baseline") },
+    }));
+  }
+  return out;
+}
+
+function axisLayout(metric, log) {
+  const better = metric.direction === "maximize" ? "more is better" : "less is better";
+  return {
+    title: { text: escaped(`${metric.label}${metric.measure} (${better})`), standoff: 12 },
+    type: log ? "log" : "linear", tickformat: metric.tick, automargin: true, nticks: 8, minorloglabels: "complete",
+    gridcolor: colour("line"), zeroline: false, linecolor: colour("line"),
+  };
+}
+
+const base = () => ({
+  paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
+  font: { family: "system-ui, sans-serif", size: 12.5, color: colour("soft") },
+  hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), align: "left", font: { color: colour("ink"), size: 13 } },
+});
+const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+
+function drawScatter(width) {
+  const layout = {
+    ...base(), width, margin: { l: 56, r: 18, t: 34, b: 52 },
+    xaxis: axisLayout(metrics.get(state.x), state.xLog), yaxis: axisLayout(metrics.get(state.y), state.yLog),
+    legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
+    uirevision: [state.x, state.y, state.xLog, state.yLog, state.split].join(),
+  };
+  return Plotly.react("scatter", traces(), layout, config);
+}
+
+/** Logarithmic axes label 1, 2 and 5 of a decade while they span decades, and what Plotly likes when zoomed in. */
+function tuneTicks() {
+  const plot = byId("scatter");
+  const update = {};
+  for (const name of ["xaxis", "yaxis"]) {
+    const axis = plot._fullLayout[name];
+    const span = Math.abs(axis.range[1] - axis.range[0]);
+    const wanted = axis.type === "log" && span > 0.8 && span < 4 ? "D2" : null;
+    if ((plot.layout[name].dtick ?? null) !== wanted) update[`${name}.dtick`] = wanted;
+  }
+  if (Object.keys(update).length) Plotly.relayout(plot, update);
+}
+
+function drawHypervolume(width) {
+  if (!byId("hypervolume")) return;
+  const line = {
+    type: "scatter", mode: "lines", hovertemplate: "%{x} trials: %{y:.4g}<extra></extra>",
+    x: data.hypervolume.map((h) => h[0]), y: data.hypervolume.map((h) => h[1]), line: { shape: "hv", color: colour("accent"), width: 2 },
+  };
+  const axis = { gridcolor: colour("line"), zeroline: false, linecolor: colour("line"), automargin: true, nticks: 6 };
+  Plotly.react("hypervolume", [line], {
+    ...base(), width, margin: { l: 50, r: 16, t: 10, b: 42 },
+    xaxis: { ...axis, title: { text: "trials", standoff: 8 } }, yaxis: { ...axis, tickformat: ".3~g" },
+  }, { ...config, displayModeBar: false });
+}
+
+function draw(width) {
+  drawScatter(width);
+  drawHypervolume(width);
+}

@@ -1,0 +1,121 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from ..evaluators.base import Measurement, evaluators
+from ..spaces.catalogue import techniques
+from .front import Front, Point
+
+_COLUMNS = ("size", "macs", "latency", "memory")
+
+
+def amount(value: float, unit: str = "") -> str:
+    """Return a figure as people read it: 12.3 kB, 1.52 M, 0.81×."""
+    if math.isnan(value):
+        return "–"
+    if unit.startswith("x "):
+        return f"{value:.2f}×"
+    if unit == "B" or abs(value) >= 10_000:
+        prefixed = value
+        for prefix in ("", "k", "M", "G", "T"):
+            if abs(prefixed) < 1000 or prefix == "T":
+                digits = 0 if prefix == "" else 1 if abs(prefixed) >= 10 else 2
+                return f"{prefixed:.{digits}f} {prefix}{'B' if unit == 'B' else ''}".rstrip()
+            prefixed /= 1000
+    return f"{value:.4g}"
+
+
+def _cell(measurement: Measurement | None, fallback: float = math.nan) -> str:
+    if measurement is None:
+        return amount(fallback)
+    return amount(measurement.value, measurement.unit)
+
+
+def _quality(point: Point, name: str) -> str:
+    found = point.final.get(name)
+    if found is None:
+        return amount(point.value(name))
+    text = f"{found.value:.4f}"
+    return text + (f" [{found.interval[0]:.3f}, {found.interval[1]:.3f}]" if found.interval else "")
+
+
+def front_table(front: Front) -> Table:
+    """Return the front, the baseline first."""
+    quality = front.quality.name
+    extra = [o.name for o in front.objectives if o.name not in (quality, *_COLUMNS)]
+    table = Table(title=f"Pareto front · {quality} on {front.split} with 95 % interval", title_justify="left")
+    table.add_column("point", justify="right")
+    table.add_column(quality)
+    table.add_column("on validation")
+    for name in ("size", "smaller", "MACs", "latency", "memory", *extra):
+        table.add_column(name, justify="right")
+    for point in (front.baseline, *front.points):
+        ratio = point.ratios(front.baseline).get("size", {}).get("compression", math.nan)
+        table.add_row(
+            "base" if point.id < 0 else str(point.id) + (" !" if point.flags else ""),
+            escape(_quality(point, quality)),
+            f"{point.result.value(quality):.4f}",
+            _cell(point.final.get("size"), point.value("size")),
+            "" if point.id < 0 else f"{ratio:.1f}×",
+            _cell(point.final.get("macs"), point.value("macs")),
+            _cell(point.final.get("latency")),
+            _cell(point.final.get("memory")),
+            *[_cell(point.final.get(n), point.value(n)) for n in extra],
+            end_section=point.id < 0,
+        )
+    return table
+
+
+def point_table(point: Point, front: Front) -> Table:
+    """Return one point: its figures beside the baseline's, then its choices by layer."""
+    table = Table(title=f"point {point.id} · trial {point.result.number} · {point.recipe.digest}", title_justify="left")
+    for name in ("", "this model", "original"):
+        table.add_column(name)
+    names = dict.fromkeys((*point.final, *point.result.measurements))
+    for name in names:
+        table.add_row(
+            name, _cell(point.final.get(name), point.value(name)), _cell(front.baseline.final.get(name)),
+            end_section=name == list(names)[-1],
+        )  # fmt: skip
+    sites = list(dict.fromkeys(s.site for s in point.recipe.steps))
+    for site in sites:
+        choices = [f"{s.technique} {_settings(s.params)}".strip() for s in point.recipe.at(site)]
+        table.add_row(escape(site), escape(" · ".join(choices)), "")
+    return table
+
+
+def _settings(params: Sequence[tuple[str, object]]) -> str:
+    return " ".join(f"{k}={v}" for k, v in params)
+
+
+def techniques_table() -> Table:
+    """Return every technique in stage order."""
+    table = Table(title="techniques", title_justify="left")
+    for name in ("technique", "stage", "layers", "needs", "what it does"):
+        table.add_column(name, overflow="fold")
+    for entry in techniques().values():
+        table.add_row(
+            entry.name,
+            entry.stage.name.lower(),
+            ", ".join(sorted(getattr(entry, "kinds", ()))),
+            entry.data_need.value,
+            escape(" ".join(str(getattr(entry, "summary", "")).split())),
+        )
+    return table
+
+
+def metrics_table() -> Table:
+    """Return every metric, the cheapest first."""
+    table = Table(title="metrics (besides the task's own)", title_justify="left")
+    for name in ("metric", "unit", "better", "what it measures"):
+        table.add_column(name, overflow="fold")
+    for entry in evaluators().values():
+        better = "larger" if entry.direction == "maximize" else "smaller"
+        table.add_row(entry.name, entry.unit, better, escape(" ".join(entry.summary.split())))
+    return table

@@ -1,0 +1,142 @@
+"""A space for a model that nobody has looked at: every technique at every layer that supports it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .catalogue import DataNeed, Technique, technique, techniques
+from .errors import SettingError, nearest
+from .knob import Knob
+from .site import MODEL, Site, select
+from .sites import find_sites
+from .space import Decision, Option, Space
+
+if TYPE_CHECKING:
+    from .task import Task
+
+#: Named sets of techniques. "full" is everything that is installed.
+PRESETS: dict[str, tuple[str, ...]] = {
+    "quantize": ("integer", "codebook", "entropy"),
+    "prune": ("channels", "depth", "magnitude", "entropy", "distillation"),
+    "low-rank": ("svd", "integer", "entropy", "distillation"),
+    "deep-compression": ("magnitude", "codebook", "entropy", "distillation"),
+    "fast": ("channels", "depth", "svd", "integer", "distillation"),
+}
+
+Settings = Mapping[str, Any]
+Techniques = str | Iterable[str] | Mapping[str, Settings | None]
+
+
+def preset(name: str) -> tuple[str, ...]:
+    """Return the techniques of a preset, or raise SettingError with the nearest known one."""
+    if name == "full":
+        return tuple(techniques())
+    if name not in PRESETS:
+        raise SettingError("preset", name, "is unknown", nearest(name, [*PRESETS, "full"]))
+    return PRESETS[name]
+
+
+def _chosen(wanted: Techniques | None) -> dict[str, Settings]:
+    if wanted is None:
+        return {name: {} for name in techniques()}
+    if isinstance(wanted, str):
+        known = wanted in techniques()
+        return {wanted: {}} if known else {name: {} for name in preset(wanted)}
+    if isinstance(wanted, Mapping):
+        chosen = {str(name): dict(settings or {}) for name, settings in wanted.items()}
+    else:
+        chosen = {str(name): {} for name in wanted}
+    if not chosen:
+        raise SettingError("techniques", [], "names no technique", f"Known: {', '.join(techniques())}.")
+    for name in chosen:
+        technique(name)
+    return chosen
+
+
+def build_space(task: Task, wanted: Techniques | None = None, layers: str | Iterable[str] = "*") -> Space:
+    """Return the space of a task; see `Space.from_task`."""
+    explicit = wanted is not None and not isinstance(wanted, str)
+    chosen = _chosen(wanted)
+    sites, notes = find_sites(task.model, task.example)
+    globs = [layers] if isinstance(layers, str) else list(layers)
+    selected = {s.name for s in select(sites, globs)} | {MODEL}
+    remarks = list(notes)
+    offers: list[tuple[Site, Technique, tuple[Knob, ...]]] = []
+    for name, settings in chosen.items():
+        entry = technique(name)
+        if entry.data_need is DataNeed.TRAINING and task.train is None:
+            if explicit:
+                raise SettingError(
+                    "techniques", name, "needs training data, and the task has none", "Give Task train=."
+                )
+            remarks.append(f"{name} is not offered: it needs training data, and the task has none.")
+            continue
+        own = settings.get("layers", "*")
+        own_globs = [own] if isinstance(own, str) else list(own)
+        allowed = {s.name for s in select(sites, own_globs, f"techniques.{name}.layers")} | {MODEL}
+        here = [s for s in sites if s.name in selected & allowed and entry.supports(s)]
+        if not here and explicit:
+            remarks.append(f"{name} is not offered: no selected layer supports it.")
+        offers += [(site, entry, _knobs(entry, site, settings)) for site in here]
+        _check_names(entry, sites, settings)
+    return _assemble(sites, offers, remarks)
+
+
+def _knobs(entry: Technique, site: Site, settings: Settings) -> tuple[Knob, ...]:
+    knobs = []
+    for knob in entry.knobs(site):
+        if knob.name in settings:
+            knobs.append(_set(knob, f"techniques.{entry.name}.{knob.name}", settings[knob.name]))
+        else:
+            knobs.append(knob)
+    return tuple(knobs)
+
+
+def _set(knob: Knob, setting: str, given: Any) -> Knob:
+    """Return the knob over what a user gave: a value, a list, or {low, high, step}."""
+    if isinstance(given, Mapping):
+        unknown = set(given) - {"low", "high", "step"}
+        if unknown or not {"low", "high", "step"} <= set(given):
+            raise SettingError(setting, dict(given), "must have exactly low, high and step")
+        whole = all(isinstance(given[k], int) for k in ("low", "high", "step"))
+        make = Knob.integers if whole else Knob.floats
+        given = make(setting, given["low"], given["high"], given["step"]).values
+    values: Sequence[Any] = given if isinstance(given, list | tuple) else [given]
+    return knob.with_values(setting, list(values))
+
+
+def _check_names(entry: Technique, sites: Sequence[Site], settings: Settings) -> None:
+    known = {k.name for s in sites if entry.supports(s) for k in entry.knobs(s)}
+    for name in settings:
+        if known and name != "layers" and name not in known:
+            raise SettingError(
+                f"techniques.{entry.name}", name, "is no setting of it", nearest(name, {*known, "layers"})
+            )
+
+
+def _assemble(
+    sites: Sequence[Site], offers: Iterable[tuple[Site, Technique, tuple[Knob, ...]]], notes: Sequence[str]
+) -> Space:
+    grouped: dict[tuple[str, Any], list[Option]] = {}
+    for site, entry, knobs in offers:
+        grouped.setdefault((site.name, entry.stage), []).append(Option(entry.name, knobs, entry.forbids))
+    decisions = [Decision(name, stage, tuple(options)) for (name, stage), options in grouped.items()]
+    return Space(sites, decisions, notes)
+
+
+def by_hand(task: Task, choices: Mapping[str, Techniques]) -> Space:
+    """Return a space from layer glob -> techniques; see `Space.by_hand`."""
+    sites, notes = find_sites(task.model, task.example)
+    found: dict[tuple[str, str], tuple[Site, Technique, tuple[Knob, ...]]] = {}
+    for glob, wanted in choices.items():
+        here = [s for s in sites if s.kind == "model"] if glob == MODEL else list(select(sites, [glob], "layers"))
+        for name, settings in _chosen(wanted).items():
+            entry = technique(name)
+            supported = [s for s in here if entry.supports(s)]
+            if not supported:
+                kinds = sorted({s.kind for s in here})
+                raise SettingError(f"technique for {glob}", name, f"supports none of these layers ({', '.join(kinds)})")
+            for site in supported:
+                found[site.name, name] = (site, entry, _knobs(entry, site, settings))
+    return _assemble(sites, found.values(), notes)

@@ -1,0 +1,170 @@
+"""Batch-norm statistics are measured anew only where that helps, and nothing else moves."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from paretopress.compressors.batchnorm import reestimate
+from paretopress.spaces.data import Batches
+from torch import Tensor, nn
+
+
+def _batches(*sizes: int) -> Batches:
+    generator = torch.Generator().manual_seed(3)
+    return Batches(
+        [
+            (
+                2 + 3 * torch.randn(n, 4, 5, 5, generator=generator),
+                torch.randint(0, 3, (n,), generator=generator),
+            )
+            for n in sizes
+        ],
+        "calibration",
+        keep=True,
+    )
+
+
+class Network(nn.Module):
+    """A convolution with batch norm, dropout and group norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm = nn.BatchNorm2d(4, momentum=0.3)
+        self.conv = nn.Conv2d(4, 6, 3)
+        self.norm2 = nn.BatchNorm1d(6)
+        self.drop = nn.Dropout(0.5)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv(self.norm(x))).mean((2, 3))
+        out: Tensor = self.head(self.drop(self.norm2(x)))
+        return out
+
+
+def _loss(model: nn.Module, batches: Batches) -> float:
+    with torch.no_grad():
+        return sum(float(F.cross_entropy(model(*a), t)) * len(t) for a, t in batches) / sum(len(t) for _, t in batches)
+
+
+def _spoilt() -> nn.Module:
+    model = Network().eval()
+    model.norm.running_mean.fill_(100.0)
+    model.norm2.running_var.fill_(1e-4)
+    return model
+
+
+def test_stale_statistics_become_those_of_the_data() -> None:
+    """The first layer's statistics are the averages of the batches' own, each batch weighing the same."""
+    model, batches = _spoilt(), _batches(8, 8, 8)
+    before = _loss(model, batches)
+    assert reestimate(model, batches, F.cross_entropy)
+    means = torch.stack([a[0].mean((0, 2, 3)) for a, _ in batches]).mean(0)
+    variances = torch.stack([a[0].transpose(0, 1).flatten(1).var(1) for a, _ in batches]).mean(0)
+    torch.testing.assert_close(model.norm.running_mean, means, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.norm.running_var, variances, rtol=1e-4, atol=1e-4)
+    assert _loss(model, batches) < before
+
+
+def test_nothing_but_the_statistics_changes() -> None:
+    """Weights, mode, momentum and gradients are as before, and dropout stays off."""
+    model = _spoilt()
+    weights = {k: v.clone() for k, v in model.named_parameters()}
+    assert reestimate(model, _batches(8, 8), F.cross_entropy)
+    assert all(torch.equal(v, weights[k]) for k, v in model.named_parameters())
+    assert all(p.grad is None for p in model.parameters())
+    assert not any(m.training for m in model.modules())
+    assert (model.norm.momentum, model.norm2.momentum) == (0.3, 0.1)
+    again = _spoilt()
+    reestimate(again, _batches(8, 8), F.cross_entropy)
+    assert torch.equal(model.norm2.running_var, again.norm2.running_var)
+
+
+def test_statistics_that_serve_better_are_kept_bit_for_bit() -> None:
+    """A model whose loss would rise keeps its buffers, the count of batches included."""
+    model, batches = _spoilt(), _batches(8, 8)
+    trained = [model.norm.weight, model.norm2.weight, *model.head.parameters()]
+    optimiser = torch.optim.Adam(trained, 0.05)
+    with torch.no_grad():
+        model.norm.running_mean.fill_(2.0)
+        model.norm2.running_var.fill_(1.0)
+    for _ in range(30):  # fit to these very statistics, which aren't those of the data
+        optimiser.zero_grad()
+        sum(F.cross_entropy(model(*a), t) for a, t in batches).backward()
+        optimiser.step()
+    before = copy.deepcopy(model.state_dict())
+    assert not reestimate(model, batches, F.cross_entropy)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_loss_of_nan_is_worse_than_any() -> None:
+    """Broken statistics are replaced, although no number is below NaN."""
+    model = _spoilt()
+    model.norm.running_var.fill_(float("nan"))
+    assert reestimate(model, _batches(8), F.cross_entropy)
+    assert torch.isfinite(model.norm.running_var).all()
+
+
+def test_a_model_without_batch_norm_is_not_run() -> None:
+    """There is nothing to measure, so no time is spent on it."""
+
+    class Never(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise AssertionError("ran")
+
+    assert not reestimate(nn.Sequential(Never(), nn.LayerNorm(4)), _batches(8), F.cross_entropy)
+    untracked = nn.Sequential(Never(), nn.BatchNorm2d(4, track_running_stats=False))
+    assert not reestimate(untracked, _batches(8), F.cross_entropy)
+
+
+def test_batches_of_one_example_are_left_out() -> None:
+    """One example has no variance after pooling; it neither fails nor spoils the others' statistics."""
+    model, other = _spoilt(), _spoilt()
+    assert reestimate(model, _batches(8, 1), F.cross_entropy)
+    reestimate(other, _batches(8), F.cross_entropy)
+    assert torch.equal(model.norm.running_mean, other.norm.running_mean)
+    before = model.norm.running_mean.clone()
+    assert not reestimate(model, _batches(1, 1), F.cross_entropy)
+    assert torch.equal(model.norm.running_mean, before)
+
+
+def test_a_failing_pass_leaves_the_model_as_it_was() -> None:
+    """An error in the middle doesn't leave half a set of statistics behind."""
+    model, batches = _spoilt(), _batches(8, 8)
+    before = copy.deepcopy(model.state_dict())
+    calls: list[int] = []
+
+    def fails(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if module.training:
+            calls.append(1)
+            if len(calls) == 2:
+                raise RuntimeError("out of memory")
+
+    model.norm2.register_forward_pre_hook(fails)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        reestimate(model, batches, F.cross_entropy)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert not model.norm.training
+    assert model.norm.momentum == 0.3
+
+
+def test_the_batches_are_not_written_to() -> None:
+    """A model that works in place on its input doesn't spoil the calibration data."""
+
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = _spoilt()
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.inner(x.mul_(2.0))
+            return out
+
+    batches = _batches(8)
+    before = batches.first()[0][0].clone()
+    list(batches)
+    reestimate(InPlace().eval(), batches, F.cross_entropy)
+    assert torch.equal(batches.first()[0][0], before)
