@@ -3,8 +3,8 @@
 from .coding import entropy
 from .distillation import recovery
 from .lowrank import svd
-from .pruning import magnitude
+from .pruning import channels, depth, magnitude
 from .quantization import integer
 from .sharing import codebook
 
-__all__ = ["codebook", "entropy", "integer", "magnitude", "recovery", "svd"]
+__all__ = ["channels", "codebook", "depth", "entropy", "integer", "magnitude", "recovery", "svd"]

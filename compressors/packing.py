@@ -119,9 +119,7 @@ def formats() -> dict[str, type[Codec] | type[Coder]]:
     for technique in techniques().values():
         for written in technique.formats if isinstance(technique, Compressor) else ():
             if found.setdefault(written.kind, written) is not written:
-                raise SettingError(
-                    "format", written.kind, "is claimed by two techniques", "Give yours another kind."
-                )
+                raise SettingError("format", written.kind, "is claimed by two techniques", "Give yours another kind.")
     return found
 
 
@@ -168,9 +166,7 @@ def pack_tensor(weight: Tensor, encoding: Encoding) -> tuple[Spec, list[Part]]:
     """
     shape, codec = tuple(weight.shape), encoding.codec
     if weight.dtype != torch.float32 or weight.numel() == 0:
-        raise ValueError(
-            f"packing: a tensor must be float32 with at least one element, not {weight.dtype} {shape}"
-        )
+        raise ValueError(f"packing: a tensor must be float32 with at least one element, not {weight.dtype} {shape}")
     weight = weight.detach().cpu().contiguous()
     facts, side = codec.side()
     found = codec.symbols(weight)
@@ -286,9 +282,7 @@ def _read(part: Part, count: int, alphabet: int) -> npt.NDArray[Any]:
     if alphabet:
         return _checked(unpack_bits(part, count, bit_width(alphabet)), alphabet)
     if part.dtype != np.float32 or part.shape != (count,):
-        raise ValueError(
-            f"packed tensor: expected float32 ({count},), but the part is {part.dtype} {part.shape}"
-        )
+        raise ValueError(f"packed tensor: expected float32 ({count},), but the part is {part.dtype} {part.shape}")
     return part
 
 

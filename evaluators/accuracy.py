@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..spaces.data import to_device
 from ..spaces.errors import SettingError
-from ..spaces.metric import ACCURACY, Metric
+from ..spaces.metric import ACCURACY, Metric, Streaming
 from .base import Evaluator, Measurement, Subject
 from .inference import device_of, inference
 
@@ -61,9 +61,7 @@ class Quality(Evaluator):
 
     def __init__(self, metric: Metric = ACCURACY, resamples: int = 0) -> None:
         if resamples < 0:
-            raise SettingError(
-                "resamples", resamples, "must not be negative", "Give 0 for no interval, or about 200."
-            )
+            raise SettingError("resamples", resamples, "must not be negative", "Give 0 for no interval, or about 200.")
         self.metric, self.resamples = metric, resamples
         self.name, self.unit, self.direction = metric.name, metric.unit, metric.direction
 
@@ -77,8 +75,8 @@ class Quality(Evaluator):
         """
         if self.metric.function is ACCURACY.function:
             return self._top1(subject)
-        if self.metric.streams and not self.resamples:
-            return self._streamed(subject)
+        if isinstance(self.metric.function, Streaming) and not self.resamples:
+            return self._streamed(subject, self.metric.function)
         return self._whole(subject)
 
     def _each(self, subject: Subject, take: Callable[[Tensor, Tensor], object]) -> int:
@@ -90,9 +88,7 @@ class Quality(Evaluator):
                 target = batch[1]
                 output = subject.model(*args).to(target.device)
                 if output.is_floating_point() and bool(torch.isnan(output).any()):
-                    raise ValueError(
-                        f"{self.name}: the model's output is NaN for a batch of {len(target)} examples"
-                    )
+                    raise ValueError(f"{self.name}: the model's output is NaN for a batch of {len(target)} examples")
                 take(output, target)
                 examples += len(target)
         return examples
@@ -102,8 +98,8 @@ class Quality(Evaluator):
 
         def take(output: Tensor, target: Tensor) -> None:
             nonlocal correct, total
-            # As ACCURACY does it, summed up batch by batch: a whole split of logits needn't fit into memory.
-            correct += int((output.argmax(1 if output.ndim > 2 else -1) == target).sum())
+            # Batch by batch: a whole split of logits needn't fit into memory.
+            correct += round(self.metric(output, target) * target.numel())
             total += target.numel()
 
         examples = self._each(subject, take)
@@ -111,14 +107,13 @@ class Quality(Evaluator):
         # Several labels of one example (pixels, tokens) are no independent observations: examples count.
         return Measurement(share, self.unit, wilson(share, examples), examples)
 
-    def _streamed(self, subject: Subject) -> Measurement:
-        target: Any = self.metric.function
-        target.reset()
+    def _streamed(self, subject: Subject, metric: Streaming) -> Measurement:
+        metric.reset()
         try:
-            examples = self._each(subject, target.update)
-            value = float(target.compute())
+            examples = self._each(subject, metric.update)
+            value = float(metric.compute())
         finally:
-            target.reset()
+            metric.reset()
         return Measurement(self._checked(value), self.unit, None, examples)
 
     def _whole(self, subject: Subject) -> Measurement:

@@ -123,7 +123,6 @@ class Evaluator(ABC):
 
 
 _evaluators: dict[str, Evaluator] = {}
-_builtin: set[str] = set()
 _loaded = False
 
 
@@ -131,14 +130,18 @@ def _load() -> None:
     global _loaded  # noqa: PLW0603 - entry points are read once per process
     if _loaded:
         return
-    _loaded = True
+    _loaded = True  # before loading: a metric's module may look others up
     for entry in entry_points(group=GROUP):
-        entry.load()
-    _builtin.update(_evaluators)
+        try:
+            entry.load()
+        except Exception as error:
+            _loaded = False
+            advice = f"Mend or uninstall the package {entry.dist.name if entry.dist else 'that declares it'}."
+            raise SettingError(f"entry point {GROUP}", entry.value, f"can't be loaded: {error}", advice) from error
 
 
 def register(evaluator: Evaluator) -> Evaluator:
-    """Make a metric known by its name, and return it.
+    """Make a metric known by its name, and return it. Registering the same class again replaces it.
 
     Raises
     ------
@@ -146,10 +149,14 @@ def register(evaluator: Evaluator) -> Evaluator:
         If another metric has that name.
     """
     known = _evaluators.get(evaluator.name)
-    if known is not None and type(known).__qualname__ != type(evaluator).__qualname__:
+    if known is not None and _origin(known) != _origin(evaluator):
         raise SettingError("evaluator", evaluator.name, "is already taken", "Give yours another name.")
     _evaluators[evaluator.name] = evaluator
     return evaluator
+
+
+def _origin(evaluator: Evaluator) -> tuple[str, str]:
+    return type(evaluator).__module__, type(evaluator).__qualname__
 
 
 def evaluator(name: str, extra: Mapping[str, Evaluator] | None = None) -> Evaluator:
@@ -173,4 +180,5 @@ def evaluators() -> Mapping[str, Evaluator]:
 def own() -> list[Evaluator]:
     """Return the metrics that no installed package brings: those a worker process must be handed."""
     _load()
-    return [e for name, e in _evaluators.items() if name not in _builtin]
+    brought = {entry.module.partition(".")[0] for entry in entry_points(group=GROUP)}
+    return [e for e in _evaluators.values() if type(e).__module__.partition(".")[0] not in brought]

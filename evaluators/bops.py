@@ -56,9 +56,7 @@ class BitOperations(Evaluator):
         counts, uncounted = macs_by_module(subject.model, subject.task.example)
         weight_bits = _canonical(subject.weight_bits, subject.model)
         activation_bits = _canonical(subject.activation_bits, subject.model)
-        total = sum(
-            n * bits_at(path, weight_bits) * bits_at(path, activation_bits) for path, n in counts.items()
-        )
+        total = sum(n * bits_at(path, weight_bits) * bits_at(path, activation_bits) for path, n in counts.items())
         detail: dict[str, Any] = {"uncounted": uncounted} if uncounted else {}
         return Measurement(float(total), self.unit, detail=detail)
 

@@ -128,9 +128,7 @@ class Latency(Evaluator):
     unit = "x baseline"
     direction: Direction = "minimize"
     cost: ClassVar[float] = 1.0
-    summary: ClassVar[str] = (
-        "Processor time of a forward pass, one thread, as a ratio to the original model's."
-    )
+    summary: ClassVar[str] = "Processor time of a forward pass, one thread, as a ratio to the original model's."
 
     def __init__(self, batch: int = 1, seconds: float = 1.0) -> None:
         if batch < 1:

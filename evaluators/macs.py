@@ -126,9 +126,7 @@ class Macs(Evaluator):
     unit = "MACs"
     direction: Direction = "minimize"
     cost: ClassVar[float] = 0.05
-    summary: ClassVar[str] = (
-        "Multiply-accumulates of one example (fvcore's count; unknown operators are listed)."
-    )
+    summary: ClassVar[str] = "Multiply-accumulates of one example (fvcore's count; unknown operators are listed)."
 
     def measure(self, subject: Subject) -> Measurement:
         """Return the exact count; ``detail["uncounted"]`` has operators with no known count, and how many.

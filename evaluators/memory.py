@@ -17,11 +17,11 @@ from .base import Direction, Evaluator, Measurement, Subject, register
 from .inference import at_batch, device_of, inference
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call] # torch leaves its class hook untyped
+class _Live(TorchDispatchMode):
     """Adds up the storages that are alive while operators run; views and in-place results add nothing."""
 
     def __init__(self, present: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call] # untyped in torch
+        super().__init__()  # type: ignore[no-untyped-call] # torch has no types here
         self._sizes: dict[int, int] = {}
         self.now = 0
         for tensor in present:
@@ -90,9 +90,7 @@ class Memory(Evaluator):
     unit = "B"
     direction: Direction = "minimize"
     cost: ClassVar[float] = 0.02
-    summary: ClassVar[str] = (
-        "Peak memory of one forward pass at batch 1: weights, buffers and live activations."
-    )
+    summary: ClassVar[str] = "Peak memory of one forward pass at batch 1: weights, buffers and live activations."
 
     def measure(self, subject: Subject) -> Measurement:
         """Return the peak; ``detail`` splits it into weights and buffers, and input and activations."""

@@ -54,9 +54,7 @@ def _summed_product(inputs: Sequence[Any], _: Sequence[Any]) -> float:
 
 def _tensordot(inputs: Sequence[Any], outputs: Sequence[Any]) -> float:
     # |a| |b| |out| = (M K)(K N)(M N): the square of what is sought.
-    return math.isqrt(
-        math.prod(_shape(inputs[0])) * math.prod(_shape(inputs[1])) * math.prod(_shape(outputs[0]))
-    )
+    return math.isqrt(math.prod(_shape(inputs[0])) * math.prod(_shape(inputs[1])) * math.prod(_shape(outputs[0])))
 
 
 def _same_padding(inputs: Sequence[Any], outputs: Sequence[Any]) -> float:

@@ -25,9 +25,7 @@ class Size(Evaluator):
             If the model hasn't been written to a file.
         """
         if subject.file_bytes <= 0:
-            raise ValueError(
-                f"size: file_bytes = {subject.file_bytes}: write the model to a file before measuring it"
-            )
+            raise ValueError(f"size: file_bytes = {subject.file_bytes}: write the model to a file before measuring it")
         return Measurement(float(subject.file_bytes), self.unit)
 
 

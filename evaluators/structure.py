@@ -49,9 +49,7 @@ def _attributes(owner: object, above: tuple[int, ...]) -> Hashable:
         raise _OpaqueError  # an object that contains itself
     inside = (*above, id(owner))
     skipped = ("_modules", "training") if isinstance(owner, nn.Module) else ()
-    return tuple(
-        (name, _plain(value, inside)) for name, value in sorted(vars(owner).items()) if name not in skipped
-    )
+    return tuple((name, _plain(value, inside)) for name, value in sorted(vars(owner).items()) if name not in skipped)
 
 
 def _plain(value: Any, above: tuple[int, ...]) -> Hashable:

@@ -30,7 +30,7 @@ from .result import Objective, Result
 from .sampler import Sampler, check_sampler
 from .start import starting_recipes
 from .store import Store
-from .trial import Bench, Job, metrics_for
+from .trial import Bench, Clock, Job, metrics_for
 
 #: Measured in every trial whatever the objectives: they cost next to nothing.
 ALWAYS = ("size", "macs", "bops", "parameters")
@@ -111,27 +111,30 @@ def search(
     prepare(folder, existing)
     space = space if space is not None else Space.from_task(task)
     bench = Bench(task, space.sites, metrics, goals)
-    started = time.monotonic()
+    clock = Clock()
     with Journal(folder, identity(task, space, goals)) as journal:
         prepared()
         store = Store(folder)
-        baseline = _baseline(bench, journal, store, seed)
+        with clock("baseline"):
+            baseline = _baseline(bench, journal, store, seed)
         sampling = Sampler(space, goals, sampler, seed, len(limited))
-        trials = _executor(executor, bench, resources)
+        with clock("start workers"):
+            trials = _executor(executor, bench, resources)
         with Progress(limits, goals, baseline, progress) as watcher:
             try:
                 engine = Engine(space, goals, quality, limited, sampling, trials, journal, store, limits, seed, watcher)
-                with _interrupts(engine, watcher):
+                with _interrupts(engine, watcher), clock("search"):
                     why = engine.run(starting_recipes(space))
             finally:
                 trials.close()
             best = engine.front()
             watcher.concluding(why)
-            base, points, split = conclude(bench, best, baseline, store, folder, watcher.measured)
+            with clock("measure the front"):
+                base, points, split = conclude(bench, best, baseline, store, folder, watcher.measured)
         feasible = all(v <= 0 for r in best for v in violations(limited, r, baseline, quality))
         front = Front(goals, quality, base, points, tuple(r for r, _ in journal.results), split, feasible, (), folder)
         front = replace(front, notes=tuple(_notes(front, space, limited, why, engine)))
-        facts = _facts(task, space, sampler, seed, limits, len(journal.results), time.monotonic() - started)
+        facts = _facts(task, space, sampler, seed, limits, len(journal.results), trials.slots, clock)
         facts |= {**(about or {}), "sites": [replace(s, slices=()).to_json() for s in space.sites.values()]}
         save_front(front, folder, facts)
         write_report(front, facts, folder)
@@ -230,7 +233,7 @@ def _notes(front: Front, space: Space, limited: Sequence[Constraint], why: str, 
 
 
 def _facts(
-    task: Task, space: Space, sampler: str, seed: int, limits: Budget, trials: int, seconds: float
+    task: Task, space: Space, sampler: str, seed: int, limits: Budget, trials: int, slots: int, clock: Clock
 ) -> dict[str, Any]:
     budget = " or ".join(
         part
@@ -247,7 +250,8 @@ def _facts(
         "sampler": sampler,
         "budget": budget,
         "trials": trials,
-        "seconds": round(seconds, 1),
+        "slots": slots,
+        "seconds": {phase: round(seconds, 3) for phase, seconds in clock.seconds.items()},
         "space": repr(space),
         "task": task.source or "a script",
         "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",

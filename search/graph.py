@@ -24,7 +24,35 @@ Json = Any
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATH = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _ATTRIBUTES = {"shape", "ndim", "dtype", "device", "T", "mT", "H", "mH"}
-_OPERATORS = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "neg", "pos", "invert", "and_", "or_", "xor", "eq", "ne", "lt", "le", "gt", "ge", "getitem", "iadd", "isub", "imul", "itruediv", "imatmul", "ipow"]
+_OPERATORS = [
+    "add",
+    "sub",
+    "mul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "matmul",
+    "neg",
+    "pos",
+    "invert",
+    "and_",
+    "or_",
+    "xor",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+    "getitem",
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+    "imatmul",
+    "ipow",
+]
 #: Tensor methods that reach outside the tensor, and functions that reach the disk.
 _DENIED = {
     "apply_", "map_", "map2_", "numpy", "data_ptr", "storage", "untyped_storage", "share_memory_", "register_hook",

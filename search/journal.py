@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -77,9 +77,9 @@ class Journal:
             self._lock.release()
             raise
 
-    def _open(self, header: Mapping[str, Any], known: Mapping[str, Any] | None) -> Any:
+    def _open(self, header: Mapping[str, Any], known: Mapping[str, Any] | None) -> BinaryIO:
         if known is None:
-            file = self.path.open("ab")
+            file: BinaryIO = self.path.open("ab")
             file.truncate(0)  # a header line torn by a crash
             self._write(file, {"run": dict(header)})
             _sync_folder(self.folder)
@@ -104,7 +104,7 @@ class Journal:
         return file
 
     @staticmethod
-    def _write(file: Any, line: Mapping[str, Any]) -> None:
+    def _write(file: BinaryIO, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())

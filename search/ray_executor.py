@@ -33,12 +33,15 @@ from .trial import Bench, Finished, Job
 #: A trial is tried again this often when its worker dies; then it is a failed trial.
 MAX_ATTEMPTS = 2
 
+#: Workers import torch and unpack the data before their first trial; longer than this they are not coming.
+_START_SECONDS = 300
 
-class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # ray.cloudpickle has no types
+
+class _Pickler(cloudpickle.CloudPickler):
     """Pickles an object without its tensors; these go into ``arrays``, each once."""
 
     def __init__(self, file: io.BytesIO) -> None:
-        super().__init__(file)
+        super().__init__(file)  # type: ignore[no-untyped-call]  # ray.cloudpickle has no types
         self.arrays: list[npt.NDArray[Any]] = []
         self._seen: dict[int, tuple[Any, ...]] = {}
         self._alive: list[torch.Tensor] = []
@@ -74,7 +77,7 @@ def pack(value: Any) -> tuple[bytes, list[npt.NDArray[Any]]]:
     """Return a value as a pickle without tensors, and the tensors' bytes as arrays (shared ones once)."""
     file = io.BytesIO()
     pickler = _Pickler(file)
-    pickler.dump(value)
+    pickler.dump(value)  # type: ignore[no-untyped-call]  # as above
     return file.getvalue(), pickler.arrays
 
 
@@ -119,6 +122,9 @@ class _Worker:
         for metric in metrics:
             evaluators.register(metric)
         self._bench: Bench = bench
+
+    def ready(self) -> int:
+        return os.getpid()
 
     def run(self, job: Job, front: list[list[float]]) -> Finished:
         return self._bench.run(job).without_dominated_file(self._bench.objectives, front)
@@ -174,6 +180,7 @@ class RayExecutor:
         self._payload = [ray.put(blob), *(ray.put(a) for a in arrays)]
         self._slots = [_Slot(self._actor()) for _ in range(self.slots)]
         self._running: dict[Any, _Slot] = {}
+        self._wait_ready()
 
     def _actor(self) -> Any:
         threads = str(max(1, int(self._resources.cpus)))
@@ -185,6 +192,24 @@ class RayExecutor:
             runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
         )
         return remote.remote(*self._payload)
+
+    def _wait_ready(self) -> None:
+        """Wait until every worker has unpacked the task, so that a task that can't travel fails here, not in trials."""
+        try:
+            ray.get([slot.actor.ready.remote() for slot in self._slots], timeout=_START_SECONDS)
+        except ray.exceptions.GetTimeoutError as error:
+            self.close()
+            raise RunError(
+                f"Ray's workers did not start within {_START_SECONDS} s. Is the cluster busy with other jobs? "
+                "Ask for fewer workers, or use --executor local."
+            ) from error
+        except ray.exceptions.RayError as error:
+            self.close()
+            lines = [x for x in str(error).splitlines() if x.strip()]
+            raise RunError(
+                f"Ray's workers can't take the task: {lines[-1].strip() if lines else type(error).__name__}. They need "
+                "the same packages as this process, and data and model that can be pickled; --executor local needs neither."
+            ) from error
 
     def submit(self, job: Job, front: list[list[float]]) -> None:
         """Start a job on a free slot."""

@@ -114,7 +114,7 @@ def _converted(old: nn.MultiheadAttention) -> Attention | None:
     new = Attention(
         old.embed_dim, old.num_heads, old.head_dim, kdim, vdim, has_bias, float(old.dropout), bool(old.batch_first)
     )
-    if old.in_proj_weight is not None:
+    if old._qkv_same_embed_dim:
         weights = old.in_proj_weight.chunk(3)
     else:
         weights = (old.q_proj_weight, old.k_proj_weight, old.v_proj_weight)
@@ -132,7 +132,8 @@ def _converted(old: nn.MultiheadAttention) -> Attention | None:
 def convert_attention(model: nn.Module) -> nn.Module:
     """Replace every `nn.MultiheadAttention` in ``model`` (in place, and at the root) and return the model.
 
-    The model computes the same function, except that attention weights are no longer returned.
+    The model computes the same function, except that attention weights are no longer returned, and that a
+    `nn.TransformerEncoder` with a padding mask doesn't set the padded positions of its output to zero.
     """
     seen: dict[int, nn.Module] = {}
 
@@ -141,10 +142,13 @@ def convert_attention(model: nn.Module) -> nn.Module:
             if id(module) not in seen:
                 seen[id(module)] = _converted(module) or module
             return seen[id(module)]
-        for name, child in list(module.named_children()):
-            new = replace(child)
+        # Not named_children(), which leaves out the second path of a module that stands at two.
+        for name, child in list(module._modules.items()):
+            new = replace(child) if child is not None else None
             if new is not child:
                 setattr(module, name, new)
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # its fused path reads the weights of a `nn.MultiheadAttention`
         return module
 
     return replace(model)

@@ -101,7 +101,7 @@ def keep(module: nn.Module, side: str, index: Tensor) -> None:
 
 def settle_attention(attention: Attention) -> None:
     """Bring the sizes that an attention states in line with its projections after some lost channels."""
-    attention.num_heads = attention.q.out_features // attention.head_dim
+    attention.heads = attention.q.out_features // attention.head_dim
     attention.dim, attention.kdim, attention.vdim = (
         attention.q.in_features,
         attention.k.in_features,

@@ -21,7 +21,7 @@ from ...spaces.stage import Stage
 from ...spaces.task import Task
 from ..base import Compressor, DataNeed, Params, register
 from ..draft import Context, Draft
-from ..encoding import Trainable
+from ..encoding import Float32, Trainable
 from .losses import teacher_loss
 
 #: Gradients are scaled down to this Euclidean norm: a freshly damaged model gives steep ones at first.
@@ -29,13 +29,13 @@ CLIP_NORM = 1.0
 
 
 class Student:
-    """A draft in training: every stored weight in the trainable form of its codec, all else as it is.
+    """A draft in training: every compressed weight in the trainable form of its codec, all else as it is.
 
     Parameters
     ----------
     draft
         Its model is put into training mode. Parameters that the user froze (``requires_grad=False``) stay
-        frozen unless they are stored in an encoding.
+        frozen unless they were pruned or quantised.
 
     Raises
     ------
@@ -48,9 +48,9 @@ class Student:
         self.forms: dict[str, Trainable] = {}
         replaced: set[int] = set()
         for name, encoding in draft.encodings.items():
-            parameter = draft.parameter(name)
-            replaced.add(id(parameter))
-            self.forms[name] = encoding.codec.trainable(_start(draft, name))
+            if encoding.mask is not None or not isinstance(encoding.codec, Float32):
+                replaced.add(id(draft.parameter(name)))
+                self.forms[name] = encoding.codec.trainable(self.masked(name, _start(draft, name)))
         self.parameters = [p for p in draft.model.parameters() if p.requires_grad and id(p) not in replaced]
         self.parameters += [p for form in self.forms.values() for p in form.parameters()]
         if not self.parameters:
@@ -137,7 +137,7 @@ class Distillation(Compressor):
                     f"with learning_rate = {rate:g}"
                 )
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             nn.utils.clip_grad_norm_(student.parameters, CLIP_NORM)
             optimiser.step()
             schedule.step()

@@ -86,8 +86,8 @@ class SVD(LayerCompressor):
     paper = "Denton et al., 2014, arXiv:1404.0736; Zhang et al., 2015, arXiv:1411.4229"
 
     def supports(self, site: Site) -> bool:
-        """Whether some rank would save anything."""
-        if not super().supports(site) or len(site.shape) < 2:
+        """Whether some rank would save anything. A weight that layers share would be two after it."""
+        if not super().supports(site) or len(site.members) > 1 or len(site.shape) < 2:
             return False
         return rank_for(site.shape[0], math.prod(site.shape[1:]), 0.0) > 0
 
@@ -97,11 +97,10 @@ class SVD(LayerCompressor):
 
     def transform(self, layer: nn.Module, params: Params, context: Context) -> nn.Module:  # noqa: ARG002
         """Return the two factors as an `nn.Sequential`, or ``layer`` where no rank of that fraction saves."""
-        # A subclass may compute something else from its weight, so it is left as it is.
-        if type(layer) is nn.Linear:
+        if isinstance(layer, nn.Linear):
             rank = rank_for(layer.out_features, layer.in_features, float(params["fraction"]))
             return _linear(layer, rank) if rank else layer
-        if (type(layer) is nn.Conv1d or type(layer) is nn.Conv2d) and layer.groups == 1:
+        if isinstance(layer, nn.Conv1d | nn.Conv2d) and layer.groups == 1:
             rank = rank_for(layer.out_channels, layer.weight[0].numel(), float(params["fraction"]))
             return _conv(layer, rank) if rank else layer
         return layer

@@ -17,9 +17,12 @@ from ..base import NumericCompressor, Params, register
 from ..encoding import Codec, Part, Symbols, Trainable
 
 Values = npt.NDArray[np.float64]
+Edges = npt.NDArray[np.int64]
 
 #: Iterations of Lloyd's algorithm at most; one costs O(clusters x log(values)).
 LLOYD_ITERATIONS = 300
+#: Each start is merged from this many times the runs that are wanted; the one with the least error is kept.
+STARTS = (1, 2, 4)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +119,9 @@ def kmeans(values: Values, clusters: int) -> Values:
     """Return at most ``clusters`` centres of little squared distance to ``values``, ascending and distinct.
 
     In one dimension a cluster is a run of the sorted values, so that with prefix sums an exact iteration of
-    Lloyd's algorithm costs O(clusters x log(values)): some hundred times faster than a general implementation
-    on 100,000 weights. It starts from `divide`, which reaches a lower error than evenly spaced centres, many
-    of which stay empty in the tails.
+    Lloyd's algorithm costs O(clusters x log(values)): far faster than a general implementation
+    on 100,000 weights. So there is time for several starts, each of more runs than are wanted, merged: evenly
+    spaced centres, many of which stay empty in the tails, and random ones end at a higher error.
 
     Parameters
     ----------
@@ -132,13 +135,25 @@ def kmeans(values: Values, clusters: int) -> Values:
         return distinct
     ordered = np.sort(values)
     sums = np.concatenate(([0.0], np.cumsum(ordered)))
-    centres = divide(ordered, clusters)
+    found = [
+        _settled(ordered, sums, merge(sums, divide(ordered, sums, excess * clusters), clusters)) for excess in STARTS
+    ]
+    return min(found, key=lambda centres: _inertia(ordered, centres))
+
+
+def _settled(ordered: Values, sums: Values, edges: Edges) -> Values:
+    centres = np.diff(sums[edges]) / np.diff(edges)
     for _ in range(LLOYD_ITERATIONS):
         moved = lloyd(ordered, sums, centres)
         if np.array_equal(moved, centres):
             break
         centres = moved
     return np.unique(centres)
+
+
+def _inertia(ordered: Values, centres: Values) -> float:
+    nearest = np.searchsorted((centres[1:] + centres[:-1]) / 2, ordered)
+    return float(np.square(ordered - centres[nearest]).sum())
 
 
 def lloyd(ordered: Values, sums: Values, centres: Values) -> Values:
@@ -159,35 +174,54 @@ def lloyd(ordered: Values, sums: Values, centres: Values) -> Values:
     return np.where(members > 0, np.diff(sums[edges]) / np.maximum(members, 1), centres)
 
 
-def divide(ordered: Values, clusters: int) -> Values:
-    """Return starting centres: the run of largest squared error is split at its mean until there are enough.
+def divide(ordered: Values, sums: Values, runs: int) -> Edges:
+    """Return the edges of runs: that of largest squared error is split at its mean until there are enough.
 
     This is Var-Part (Su & Dy, 2007) in one dimension; it draws nothing at random.
 
     Parameters
     ----------
-    ordered
-        (n,) ascending.
-    clusters
-        How many centres at most.
+    ordered, sums
+        As for `lloyd`.
+    runs
+        How many at most.
     """
-    sums = np.concatenate(([0.0], np.cumsum(ordered)))
     squares = np.concatenate(([0.0], np.cumsum(ordered * ordered)))
 
     def run(first: int, last: int) -> tuple[float, int, int]:
         total = sums[last] - sums[first]
         return float(total * total / (last - first) - (squares[last] - squares[first])), first, last
 
-    runs = [run(0, len(ordered))]  # a heap by negative squared error
-    while len(runs) < clusters and runs[0][0] < 0:
-        _, first, last = runs[0]
+    heap = [run(0, len(ordered))]  # by negative squared error
+    while len(heap) < runs and heap[0][0] < 0:
+        _, first, last = heap[0]
         split = int(np.searchsorted(ordered, (sums[last] - sums[first]) / (last - first)))
         if first < split < last:
-            heapq.heapreplace(runs, run(first, split))
-            heapq.heappush(runs, run(split, last))
+            heapq.heapreplace(heap, run(first, split))
+            heapq.heappush(heap, run(split, last))
         else:
-            heapq.heapreplace(runs, (0.0, first, last))  # equal values: rounding alone gave it an error
-    return np.array(sorted((sums[last] - sums[first]) / (last - first) for _, first, last in runs))
+            heapq.heapreplace(heap, (0.0, first, last))  # equal values: only rounding gave it an error
+    return np.array([0, *sorted(last for _, _, last in heap)])
+
+
+def merge(sums: Values, edges: Edges, runs: int) -> Edges:
+    """Return the edges after merging the neighbours that raise the squared error least (Ward, 1963).
+
+    Parameters
+    ----------
+    sums
+        As for `lloyd`.
+    edges
+        (runs + 1,) first position of each run, and the end of the last.
+    runs
+        How many to leave.
+    """
+    while len(edges) > runs + 1:
+        members = np.diff(edges)
+        means = np.diff(sums[edges]) / members
+        rise = members[1:] * members[:-1] / (members[1:] + members[:-1]) * np.square(np.diff(means))
+        edges = np.delete(edges, 1 + int(rise.argmin()))
+    return edges
 
 
 class Codebook(NumericCompressor):

@@ -60,7 +60,8 @@ class DigitsNet(nn.Module):
         x = self.block2(self.block1(x))
         x = F.relu(self.bn_down(self.down(x)))
         x = self.block4(self.block3(x))
-        return self.fc(x.mean(dim=(2, 3)))
+        logits: Tensor = self.fc(x.mean(dim=(2, 3)))
+        return logits
 
 
 def splits() -> dict[str, TensorDataset]:

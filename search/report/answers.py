@@ -39,7 +39,7 @@ def answers(
     ----------
     points, baseline
         Points whose ``search`` and ``final`` hold ``{metric: {"value", "text", "range"}}`` and whose ``ratios``
-        hold ``{metric: {"short"}}``.
+        hold ``{metric: {"short", "tone"}}``.
     quality
         Name and direction of the quality metric.
     goals
@@ -119,6 +119,7 @@ def _card(
         "point": point["id"],
         "value": _figure(point, goal[0]),
         "versus": point["ratios"].get(goal[0], {}).get("short", ""),
+        "tone": point["ratios"].get(goal[0], {}).get("tone", "even"),
         "quality": f"{_figure(point, quality[0])} {label(quality[0])}",
         "outside": _loss(point, baseline, quality, "final") > tolerance + 1e-9,
     }

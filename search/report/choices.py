@@ -61,7 +61,7 @@ def matrix(sites: Sequence[Mapping[str, Any]], points: Sequence[Mapping[str, Any
             kinds.setdefault(name, "model" if name == "<model>" else "")
     used = {s["technique"] for p in points for steps in (p.get("layers") or {}).values() for s in steps}
     short = abbreviations(used)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for site, kind in kinds.items():
         cells = [_cell((p.get("layers") or {}).get(site) or (), short) for p in points]
         if any(cells):
@@ -88,7 +88,7 @@ def _cell(steps: Sequence[Mapping[str, Any]], short: Mapping[str, str]) -> dict[
     lines, knobs = [], {}
     for step in steps:
         params = step.get("params") or {}
-        main = next((k for k in (*_KEEPS, *params) if k in params), None)
+        main = next((k for k in (*_KEEPS, "rank", "steps", *params) if k in params), None)
         value = f" {_scalar(main, params[main])}" if main is not None else ""
         lines.append(short[step["technique"]] + value)
         for name, given in params.items():

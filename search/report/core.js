@@ -7,7 +7,7 @@ const points = new Map(data.points.map((p) => [String(p.id), p]));
 const FIRST_DENSE = 15; // from so many columns on, the map of choices shows colours only
 const LABELLED = 24; // up to so many points carry their number in the plot
 const PRINT_WIDTH = 680; // CSS pixels between the margins of A4
-const state = { point: null, x: "", y: data.quality, xLog: false, yLog: false, split: "final" };
+const state = { point: null, x: "", y: data.quality, xLog: false, yLog: false, whole: false, split: "final" };
 
 /** Create an element. Text only ever enters as text nodes. */
 function make(tag, attributes = {}, ...children) {

@@ -80,10 +80,8 @@ def show_range(low: float, high: float, kind: Kind, unit: str = "") -> str:
     if kind == "share":
         return f"{100 * low:.1f}–{100 * high:.1f}{_SPACE}%"
     first, last = show(low, kind, unit), show(high, kind, unit)
-    tail = first.rpartition(_SPACE)[2] if _SPACE in first else first[-1:] if kind == "factor" else ""
-    if tail and last.endswith(tail):
-        first = first[: -len(tail)].rstrip()
-    return f"{first}–{last}"
+    tail = _SPACE + first.rpartition(_SPACE)[2] if _SPACE in first else "×"
+    return f"{first.removesuffix(tail)}–{last}" if last.endswith(tail) else f"{first}–{last}"
 
 
 def factor(value: float) -> str:

@@ -33,6 +33,10 @@ function listen() {
       drawScatter();
     });
   }
+  byId("whole").addEventListener("change", (event) => {
+    state.whole = event.target.checked;
+    drawScatter();
+  });
   byId("split")?.addEventListener("change", (event) => {
     state.split = event.target.value;
     for (const axis of ["x", "y"]) offerLog(axis);

@@ -72,12 +72,12 @@ def render(data: Mapping[str, Any]) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(_asset("page.html")).render(
         view=view,
-        client=Markup(_embedded(view["client"])),  # noqa: S704 - no character that HTML reads as markup is left
+        client=Markup(_embedded(view["client"])),  # no character that HTML reads as markup is left
         policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
         f"script-src '{_digest(plotly)}' '{_digest(script)}'; base-uri 'none'; form-action 'none'",
-        plotly=Markup(plotly),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
-        style=Markup(style),  # noqa: S704 - our own file
+        plotly=Markup(plotly),
+        script=Markup(script),
+        style=Markup(style),
     )
 
 
@@ -120,8 +120,9 @@ def _view(data: dict[str, Any]) -> dict[str, Any]:
     split = data.get("split") or "validation"
     metrics = _metrics(data)
     by_name = {m["name"]: m for m in metrics}
-    baseline = _point(data["baseline"], by_name)
-    points = [_point(p, by_name) for p in data["points"]]
+    order = {s["name"]: i for i, s in enumerate(data.get("sites") or [])}
+    baseline = _point(data["baseline"], by_name, order) | {"ratios": {}}
+    points = [_point(p, by_name, order) for p in data["points"]]
     wanted = [m for m in metrics if m["objective"] or m["name"] in _ALWAYS]
     goals = [(m["name"], m["direction"]) for m in wanted if m["name"] != quality]
     goals.sort(key=lambda goal: goal[0] != "size")
@@ -141,7 +142,7 @@ def _view(data: dict[str, Any]) -> dict[str, Any]:
     return {
         "client": client,
         "title": data["name"],
-        "created": data.get("created") or "",
+        "created": (data.get("created") or "").replace("T", " "),
         "version": data.get("version") or "",
         "split": split,
         "metrics": metrics,
@@ -198,7 +199,10 @@ def _metrics(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     return out
 
 
-def _point(point: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _point(
+    point: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], order: Mapping[str, int]
+) -> dict[str, Any]:
+    layers = point.get("layers") or {}
     ratios = point.get("ratios") or {}
     return {
         "id": point.get("id"),
@@ -212,7 +216,7 @@ def _point(point: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -
         "ratios": {name: r for name, given in ratios.items() if (r := _ratio(name, given or {}))},
         "layers": [
             {"site": site, "choices": [describe(s) for s in steps]}
-            for site, steps in (point.get("layers") or {}).items()
+            for site, steps in sorted(layers.items(), key=lambda item: order.get(item[0], len(order)))
             if steps
         ],
     }
@@ -307,9 +311,8 @@ def _reproduce(given: Mapping[str, Any]) -> list[tuple[str, str]]:
     for key, value in given.items():
         if key == "command" or value is None or value == "":
             continue
-        if isinstance(value, Mapping):
-            value = ", ".join(f"{k} {v}" for k, v in value.items())
-        rows.append((key.replace("_", " ").capitalize(), str(value)))
+        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+        rows.append((key.replace("_", " ").capitalize(), text))
     return rows
 
 
@@ -327,8 +330,8 @@ def _limits(data: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], s
             f"where validation and {split} differ, trust {split}."
         ]
     out.append(
-        "Ranges are 95 % confidence intervals of each figure by itself; two points whose ranges overlap may not differ. "
-        "Figures without a range are exact counts or have no interval."
+        "Ranges are 95 % confidence intervals of each figure by itself; two points whose ranges overlap may "
+        "not differ. Figures without a range are exact counts or have no interval."
     )
     points = (data["baseline"], *data["points"])
     details = [((p.get("final") or {}).get("latency") or {}).get("detail") or {} for p in points]

@@ -74,7 +74,6 @@ function traces() {
   const front = data.points.filter(known);
   const tried = data.trials.filter((t) => state.x in t.values && state.y in t.values);
   const steps = staircase();
-  const chosen = (p) => String(p.id) === state.point;
   const out = [];
   if (tried.length) {
     out.push({
@@ -95,10 +94,15 @@ function traces() {
     textposition: "top left", textfont: { size: 12, color: colour("ink") }, cliponaxis: false,
     hovertext: front.map((p) => hover(p, `Point ${p.id}, trial ${p.trial}`)),
     marker: {
-      color: colour("accent"), opacity: 1, size: front.map((p) => (chosen(p) ? 15 : 10)),
-      line: { width: front.map((p) => (chosen(p) ? 4 : 1)), color: front.map((p) => colour(chosen(p) ? "chosen" : "card")) },
+      color: colour("accent"), opacity: 1, size: 10, line: { width: 1, color: colour("card") },
     },
   }));
+  const chosen = front.filter((p) => String(p.id) === state.point);
+  out.push({
+    type: "scatter", mode: "markers", name: "selected", hoverinfo: "skip", showlegend: false, cliponaxis: false,
+    x: chosen.map((p) => value(p, state.x)), y: chosen.map((p) => value(p, state.y)),
+    marker: { symbol: "circle-open", size: 18, color: colour("chosen"), line: { width: 3.5 } },
+  });
   if (known(data.baseline)) {
     out.push(markers([data.baseline], {
       mode: "markers", name: "baseline", hovertext: [hover(data.baseline, "Baseline")],
@@ -106,6 +110,20 @@ function traces() {
     }));
   }
   return out;
+}
+
+/** Where quality is worth looking at: without the points that lie so low that the rest would shrink to a line. */
+function focus() {
+  if (state.y !== data.quality) return null;
+  const all = [...data.points, data.baseline].map((p) => figure(p, state.y)).filter((f) => (f?.value ?? null) !== null);
+  all.sort((a, b) => a.value - b.value);
+  const [q1, q3] = [0.25, 0.75].map((q) => all[Math.round(q * (all.length - 1))]?.value);
+  const inside = all.filter((f) => Math.abs(f.value - (q1 + q3) / 2) <= 3.5 * (q3 - q1)); // three times the spread beyond it
+  if (inside.length === all.length || q1 === q3) return null;
+  const low = Math.min(...inside.map((f) => f.low ?? f.value));
+  const high = Math.max(...inside.map((f) => f.high ?? f.value));
+  const margin = 0.06 * (high - low);
+  return { range: [low - margin, high + margin], outside: all.length - inside.length };
 }
 
 function axisLayout(metric, log) {
@@ -118,19 +136,30 @@ function axisLayout(metric, log) {
 }
 
 const base = () => ({
+  modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("accent") },
   paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
   font: { family: "system-ui, sans-serif", size: 12.5, color: colour("soft") },
   hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), align: "left", font: { color: colour("ink"), size: 13 } },
 });
-const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
+// The library's own bar would offer to upload the figures: only these buttons are shown, and it knows no server.
+const config = {
+  responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
+  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+};
 
 function drawScatter(width) {
+  const focused = focus();
+  const near = state.whole ? null : focused;
+  byId("whole-label").hidden = focused === null;
+  const are = near?.outside === 1 ? "1 point lies" : `${near?.outside} points lie`;
+  byId("outside").textContent = near ? `${are} outside this range.` : "";
   const layout = {
     ...base(), width, margin: { l: 56, r: 18, t: 34, b: 52 },
     xaxis: axisLayout(metrics.get(state.x), state.xLog), yaxis: axisLayout(metrics.get(state.y), state.yLog),
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom" },
-    uirevision: [state.x, state.y, state.xLog, state.yLog, state.split].join(),
+    uirevision: [state.whole, state.x, state.y, state.xLog, state.yLog, state.split].join(),
   };
+  if (near) layout.yaxis.range = state.yLog ? near.range.map((v) => Math.log10(Math.max(v, range(state.y)[0]))) : near.range;
   return Plotly.react("scatter", traces(), layout, config);
 }
 

@@ -46,16 +46,14 @@ def knobs(draw: st.DrawFn) -> tuple[Knob, ...]:
 @st.composite
 def spaces(draw: st.DrawFn) -> Space:
     """A space of up to four decisions at layers, and any of the blocks and the group."""
-    places = draw(
-        st.lists(st.tuples(st.sampled_from(LAYERS), st.sampled_from(list(NAMES))), max_size=4, unique=True)
-    )
+    places = draw(st.lists(st.tuples(st.sampled_from(LAYERS), st.sampled_from(list(NAMES))), max_size=4, unique=True))
     decisions = []
     for site, stage in places:
         chosen = draw(st.lists(st.sampled_from(NAMES[stage]), min_size=1, max_size=2, unique=True))
         options = tuple(Option(name, draw(knobs()), draw(FORBIDDABLE) - {name}) for name in chosen)
         decisions.append(Decision(site.name, stage, options))
-    for block in draw(st.lists(st.sampled_from(BLOCKS), max_size=3, unique=True)):
-        decisions.append(Decision(block.name, Stage.TOPOLOGY, (Option("depth"),)))
+    blocks = draw(st.lists(st.sampled_from(BLOCKS), max_size=3, unique=True))
+    decisions += [Decision(block.name, Stage.TOPOLOGY, (Option("depth"),)) for block in blocks]
     if draw(st.booleans()):
         decisions.append(Decision(GROUP.name, Stage.STRUCTURE, (Option("channels", draw(knobs())),)))
     assume(decisions)
@@ -74,10 +72,7 @@ def legal(space: Space, recipe: Recipe) -> bool:
     found = []
     for step in recipe.steps:
         [(decision, option)] = [
-            (d, o)
-            for d in space.decisions
-            for o in d.options
-            if (d.site, o.technique) == (step.site, step.technique)
+            (d, o) for d in space.decisions for o in d.options if (d.site, o.technique) == (step.site, step.technique)
         ]
         found.append((decision, option))
         params = step.options
@@ -103,8 +98,7 @@ def legal(space: Space, recipe: Recipe) -> bool:
 def every_legal_recipe(space: Space) -> set[Recipe]:
     """List what the rules allow, by trying all sets of choices with all settings."""
     choices = [
-        [None, *((d.site, o.technique, params) for o in d.options for params in o.settings())]
-        for d in space.decisions
+        [None, *((d.site, o.technique, params) for o in d.options for params in o.settings())] for d in space.decisions
     ]
     assume(math.prod(map(len, choices)) <= LARGEST_BOX)
     stacks = (
@@ -117,7 +111,7 @@ def every_legal_recipe(space: Space) -> set[Recipe]:
 @settings(deadline=None, max_examples=150)
 @given(spaces())
 def test_size_is_the_number_of_recipes(space: Space) -> None:
-    """The size that a report prints equals a count of all decoded points, blocks and forbidden stacks included."""
+    """The size that a report prints equals a count of all points, blocks and forbidden stacks included."""
     assert space.size == len(all_recipes(space))
 
 

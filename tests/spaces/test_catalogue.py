@@ -1,8 +1,7 @@
-"""The catalogue of techniques: names are unique, found in any order of registration, and own ones are known."""
+"""The catalogue of techniques: unique names, found in any order of registration, own ones known."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 
 import pytest
@@ -35,12 +34,11 @@ class Other(Sign):
 
 
 @pytest.fixture(autouse=True)
-def _restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the process's catalogue as it was."""
     catalogue.techniques()
     monkeypatch.setattr(catalogue, "_techniques", dict(catalogue._techniques))
     monkeypatch.setattr(catalogue, "_loaded", True)
-    yield
 
 
 def test_registered_technique_is_found_by_name() -> None:

@@ -15,6 +15,7 @@ from paretopress.spaces.errors import DataError
 
 
 def rows(first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a batch whose inputs and targets count up from ``first``."""
     return torch.arange(first, first + count).float().reshape(count, 1), torch.arange(first, first + count)
 
 
@@ -32,6 +33,7 @@ class Counting:
 
 
 def targets(batches: Batches) -> list[int]:
+    """Return all targets of one pass."""
     return [int(t) for _, target in batches for t in target]
 
 
@@ -126,9 +128,7 @@ def test_loader_that_is_also_callable_is_iterated() -> None:
 @pytest.mark.parametrize("keep", [True, False])
 def test_iterator_that_can_be_read_once_is_refused(keep: bool) -> None:
     """A generator would lose its first batch to the checks and be empty later: it is refused at once."""
-    with pytest.raises(
-        DataError, match="train data: a generator can be iterated once only.*DataLoader, a list"
-    ):
+    with pytest.raises(DataError, match="train data: a generator can be iterated once only.*DataLoader, a list"):
         Batches((rows(0, 1) for _ in range(3)), "train", keep=keep)
 
 

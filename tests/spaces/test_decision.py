@@ -79,7 +79,7 @@ def test_unknown_choice_lists_what_is_offered() -> None:
 def test_forbidding_works_in_both_directions(
     stage: Stage, option: Option, taken: list[tuple[Stage, Option]], legal: bool
 ) -> None:
-    """It doesn't matter which of two techniques declares that they can't share a site, by name or by stage."""
+    """It doesn't matter which of two techniques declares that they can't share a site, or how."""
     assert compatible(stage, option, taken) is legal
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -34,7 +35,7 @@ def test_float_grid_stays_in_range(low: float, width: float, step: float) -> Non
     assert values[0] == low
     assert all(float(v) <= low + width + 1e-6 for v in values)
     assert float(values[-1]) + step > low + width - 1e-6
-    assert all(math.isclose(float(b) - float(a), step, abs_tol=2e-6) for a, b in zip(values, values[1:]))
+    assert all(math.isclose(float(b) - float(a), step, abs_tol=2e-6) for a, b in pairwise(values))
 
 
 @pytest.mark.parametrize(("low", "high", "step"), [(3, 2, 1), (0, 4, 0), (0, 4, -1)])

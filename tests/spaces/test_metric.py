@@ -31,9 +31,7 @@ def test_accuracy_of_dense_predictions_has_classes_on_dimension_one() -> None:
     ("outputs", "targets"),
     [((4,), (4,)), ((4, 1), (4,)), ((4, 4), (4, 4)), ((4, 3, 2), (4, 3)), ((4, 3), (3,)), ((), ())],
 )
-def test_accuracy_refuses_shapes_that_would_broadcast(
-    outputs: tuple[int, ...], targets: tuple[int, ...]
-) -> None:
+def test_accuracy_refuses_shapes_that_would_broadcast(outputs: tuple[int, ...], targets: tuple[int, ...]) -> None:
     """Regression outputs, one-column outputs and one-hot targets are errors, not numbers without a meaning."""
     with pytest.raises(ValueError, match=r"accuracy needs outputs \(batch, classes"):
         ACCURACY(torch.zeros(outputs), torch.zeros(targets))
@@ -49,9 +47,7 @@ def test_function_may_return_any_scalar(value: Any) -> None:
 
 def test_torchmetrics_object_forgets_what_it_saw_before() -> None:
     """A metric object is reset before each split, so that one model's batches don't count for the next."""
-    metric = Metric(
-        "accuracy5", torchmetrics.classification.MulticlassAccuracy(num_classes=3, average="micro")
-    )
+    metric = Metric("accuracy5", torchmetrics.classification.MulticlassAccuracy(num_classes=3, average="micro"))
     assert metric.streams
     right, wrong = torch.eye(3), torch.eye(3).flip(0)
     target = torch.tensor([0, 1, 2])

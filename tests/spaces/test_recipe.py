@@ -26,9 +26,7 @@ def test_unordered_parameters_of_a_raw_step_are_put_in_order() -> None:
     assert Recipe((raw,)) == Recipe.of([Step.of("a", "integer", bits=4, group=32)])
 
 
-@pytest.mark.parametrize(
-    ("first", "second"), [(1, 1.0), (0, False), (True, 1), (0.0, -0.0), (0.3, 0.1 + 0.2)]
-)
+@pytest.mark.parametrize(("first", "second"), [(1, 1.0), (0, False), (True, 1), (0.0, -0.0), (0.3, 0.1 + 0.2)])
 def test_equal_recipes_have_equal_digests(first: float, second: float) -> None:
     """Spellings of a value that compare equal can't make one recipe count as two."""
     one, two = (Recipe.of([Step.of("a", "t", x=value)]) for value in (first, second))
@@ -104,7 +102,7 @@ def test_text_names_site_technique_and_values() -> None:
     ],
 )
 def test_malformed_json_is_a_setting_error(data: Any) -> None:
-    """A recipe file with the wrong structure is reported as the user's mistake, with the structure it needs."""
+    """A recipe file with the wrong structure is the user's mistake, and the message shows the right one."""
     with pytest.raises(SettingError, match=r"recipe.*list of \{site, technique, params\}"):
         Recipe.from_json(data)
 

@@ -23,6 +23,7 @@ BY_NAME = {site.name: site for site in SITES}
 
 
 def names(*patterns: str) -> list[str]:
+    """Return the names of the selected sites."""
     return [site.name for site in select(SITES, patterns)]
 
 

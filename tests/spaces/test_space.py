@@ -42,6 +42,7 @@ ENTROPY = Option("entropy")
 
 
 def layer_decisions(site: str) -> list[Decision]:
+    """Return the three decisions that every layer takes, out of order."""
     return [
         Decision(site, Stage.NUMERIC, (INTEGER, CODEBOOK)),
         Decision(site, Stage.OPERATOR, (SVD, HASHED)),
@@ -51,6 +52,7 @@ def layer_decisions(site: str) -> list[Decision]:
 
 @pytest.fixture
 def space() -> Space:
+    """Return a space of four layers, two of them in a removable block, with stacks that forbid each other."""
     decisions = [d for layer in LAYERS for d in layer_decisions(layer.name)]
     decisions.append(Decision(WHOLE.name, Stage.CONTAINER, (ENTROPY,)))
     decisions.append(Decision(BLOCK.name, Stage.TOPOLOGY, (DEPTH,)))
@@ -108,9 +110,7 @@ def test_empty_point_decodes_to_the_baseline(space: Space) -> None:
         ),
     ],
 )
-def test_decode_drops_what_is_illegal_or_dead(
-    space: Space, values: Mapping[str, Scalar], steps: list[Step]
-) -> None:
+def test_decode_drops_what_is_illegal_or_dead(space: Space, values: Mapping[str, Scalar], steps: list[Step]) -> None:
     """Every point of the box has one meaning, and it is a legal recipe."""
     assert space.decode(values) == Recipe.of(steps)
 
@@ -124,7 +124,7 @@ def test_decode_refuses_unknown_choices(space: Space) -> None:
 
 
 def test_three_thousand_sampled_recipes_are_legal(space: Space) -> None:
-    """No sampled recipe stacks what can't stack, takes two techniques in a stage, or changes a removed block."""
+    """No sampled recipe stacks what can't stack, doubles a stage, or changes a removed block."""
     rng = random.Random(0)
     stage_of = {o.technique: d.stage for d in space.decisions for o in d.options}
     hashed = removed = 0

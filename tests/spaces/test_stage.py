@@ -6,6 +6,6 @@ from paretopress.spaces.stage import Stage
 
 
 def test_stages_run_in_the_order_that_stacking_needs() -> None:
-    """Structure goes before any operator, masks act on factors, numbers are rounded last, training follows all."""
+    """Structure goes before operators, masks act on factors, rounding comes last, training follows all."""
     order = [stage.name for stage in sorted(Stage)]
     assert order == ["TOPOLOGY", "STRUCTURE", "OPERATOR", "MASK", "NUMERIC", "CONTAINER", "RECOVERY"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from paretopress.compressors.distillation.losses import scores_classes, softened, teacher_loss
+from paretopress.spaces.task import Loss
 from torch import Tensor, nn
 
 
@@ -69,7 +70,7 @@ def test_classes_are_on_dimension_one_when_there_are_more_than_two() -> None:
         (functools.partial(F.mse_loss, reduction="sum"), False),
     ],
 )
-def test_only_cross_entropy_means_class_scores(loss: object, expected: bool) -> None:
+def test_only_cross_entropy_means_class_scores(loss: Loss, expected: bool) -> None:
     """A softmax over the outputs of a regression network would be nonsense."""
     assert scores_classes(loss) is expected
 

@@ -35,7 +35,8 @@ class Grid(Codec):
         return 8
 
     def project(self, weight: Tensor) -> Tensor:
-        return (weight / self.step).round() * self.step
+        levels: Tensor = (weight / self.step).round()
+        return levels * self.step
 
     def symbols(self, weight: Tensor) -> tuple[Symbols, int]:
         codes = (weight / self.step).round().long().clamp(-128, 127) + 128
@@ -49,7 +50,8 @@ class Grid(Codec):
         cls, facts: dict[str, Any], parts: list[Part], symbols: Symbols | None, shape: tuple[int, ...]
     ) -> Tensor:
         assert symbols is not None
-        return (torch.from_numpy(symbols).float() - 128).reshape(shape) * facts["step"]
+        levels = (torch.from_numpy(symbols).float() - 128).reshape(shape)
+        return levels * float(facts["step"])
 
 
 class Values(Trainable):
@@ -98,7 +100,8 @@ class Table(Codec):
         cls, facts: dict[str, Any], parts: list[Part], symbols: Symbols | None, shape: tuple[int, ...]
     ) -> Tensor:
         assert symbols is not None
-        return torch.from_numpy(parts[0][symbols]).reshape(shape)
+        values: Tensor = torch.from_numpy(parts[0][symbols])
+        return values.reshape(shape)
 
 
 class Digits(nn.Module):
@@ -218,10 +221,45 @@ def test_shared_values_train_as_one() -> None:
         assert (after[before == torch.tensor(old)] == torch.tensor(new)).all()
 
 
-def test_an_untouched_codec_is_the_identity_of_training(digits: Task) -> None:
-    """A weight that is only listed with fp32 trains like one that isn't listed."""
+def test_pruned_weights_hold_the_shared_zero_throughout() -> None:
+    """A large weight that was pruned must not fall back to the value nearest to what it once was."""
+    torch.manual_seed(0)
+    batches = [(torch.randn(16, 6), torch.randint(0, 3, (16,)))]
+    task = Task(nn.Sequential(nn.Linear(6, 3)), batches, train=batches)
+    draft = Draft.of(task.model)
+    mask = draft.parameter("0.weight").detach() < 0.2  # the largest go
+    assert not mask.all()
+    draft.store("0.weight", Encoding(Table((-0.3, 0.0, 0.3)), mask))
+    apply_step(Distillation(), draft, _step(1, weight=0.0), _context(task))
+    encoding, weight = draft.encoding("0.weight"), draft.parameter("0.weight").detach()
+    assert not weight[~mask].any()
+    assert isinstance(encoding.codec, Table)
+    assert set(weight.flatten().tolist()) <= {*torch.tensor(encoding.codec.values).tolist(), 0.0}
+
+
+@pytest.mark.parametrize(("stored", "reached"), [(0.24, 0.5), (0.9, 0.0)])
+def test_training_starts_from_the_weight_before_rounding(stored: float, reached: float) -> None:
+    """A weight just below the middle of its grid crosses it at once; one that was not stored as its nearest
+    grid point, but as 0 on purpose, starts from there."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.fill_(stored)
+    mse = Metric("mse", F.mse_loss, direction="minimize")
+    batches = [(torch.ones(4, 1), torch.full((4, 1), 9.0))]
+    task = Task(model, batches, train=batches, loss=F.mse_loss, metric=mse)
+    draft = Draft.of(task.model)
+    draft.store("0.weight", Encoding(Grid(0.5)))
+    with torch.no_grad():
+        draft.parameter("0.weight").zero_()
+    apply_step(Distillation(), draft, _step(1, 0.05, weight=0.0), _context(task))
+    assert draft.parameter("0.weight").item() == reached
+
+
+def test_an_encoding_that_changes_nothing_trains_like_none(digits: Task) -> None:
+    """A weight in fp32 with nothing masked takes the same path with and without its encoding."""
     plain, listed = Draft.of(digits.model), Draft.of(digits.model)
-    listed.store("head.weight", Encoding())
+    listed.store("head.weight", Encoding(mask=torch.ones(10, 128, dtype=torch.bool)))
+    listed.store("conv.weight", Encoding())
     for draft in (plain, listed):
         apply_step(Distillation(), draft, _step(5), _context(digits))
     torch.testing.assert_close(plain.parameter("head.weight"), listed.parameter("head.weight"), atol=1e-6, rtol=0)
@@ -268,7 +306,7 @@ def test_tied_and_recurrent_weights_train_in_their_format() -> None:
         draft.store(name, Encoding(Grid(0.05)))
     before = _loss(task, draft.model)
     apply_step(Distillation(), draft, _step(40, 1e-2, weight=0.0), _context(task))
-    assert draft.model.out.weight is draft.model.embed.weight
+    assert draft.parameter("out.weight") is draft.parameter("embed.weight")
     assert _loss(task, draft.model) < before * 0.8
     for name in draft.encodings:
         after = draft.parameter(name).detach()
@@ -353,10 +391,12 @@ def test_a_last_batch_of_one_example_trains_beside_batch_norm() -> None:
 def test_frozen_parameters_stay_frozen_unless_they_are_compressed(digits: Task) -> None:
     """requires_grad=False is respected, but a compressed weight must be free to recover."""
     draft = _damaged(digits)
+    draft.encodings["norm.weight"] = Encoding()  # listed, for an entropy coder say, but fp32 as before
     for parameter in draft.model.parameters():
         parameter.requires_grad_(False)
-    bias, weight = (draft.parameter(f"head.{k}").detach().clone() for k in ("bias", "weight"))
+    scale, bias, weight = (draft.parameter(k).detach().clone() for k in ("norm.weight", "head.bias", "head.weight"))
     apply_step(Distillation(), draft, _step(5), _context(digits))
+    assert torch.equal(draft.parameter("norm.weight"), scale)
     assert torch.equal(draft.parameter("head.bias"), bias)
     assert not torch.equal(draft.parameter("head.weight"), weight)
 
@@ -392,5 +432,6 @@ def test_a_loss_that_is_not_finite_ends_the_trial_with_its_step() -> None:
 )
 def test_parameters_out_of_range_are_refused(digits: Task, setting: str, value: float) -> None:
     """Each message names its setting."""
+    params = {**_step().options, setting: value}
     with pytest.raises(SettingError, match=setting):
-        apply_step(Distillation(), Draft.of(digits.model), _step(**{setting: value}), _context(digits))
+        apply_step(Distillation(), Draft.of(digits.model), Step.of(MODEL, "distillation", **params), _context(digits))

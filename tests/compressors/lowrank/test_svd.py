@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,13 +11,14 @@ import torch
 from fvcore.nn import FlopCountAnalysis
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from paretopress.compressors.base import apply_step
 from paretopress.compressors.draft import Context, Draft
 from paretopress.compressors.lowrank.svd import SVD, factors, rank_for
 from paretopress.spaces.recipe import Step
 from paretopress.spaces.site import Site
 from paretopress.spaces.task import Task
-from torch import nn
 
 GEOMETRIES: list[tuple[type[nn.Conv1d] | type[nn.Conv2d], dict[str, Any], tuple[int, ...]]] = [
     (nn.Conv2d, {"kernel_size": 3}, (2, 8, 9, 9)),
@@ -34,6 +36,11 @@ GEOMETRIES: list[tuple[type[nn.Conv1d] | type[nn.Conv2d], dict[str, Any], tuple[
 def _context(model: nn.Module, site: Site, *shape: int) -> Context:
     batches = [(torch.randn(2, *shape), torch.zeros(2, dtype=torch.long))]
     return Context(Task(model, batches), {site.name: site})
+
+
+def _product(pair: nn.Module) -> Tensor:
+    first, second = (pair.get_parameter(f"{i}.weight").detach().flatten(1) for i in (0, 1))
+    return second @ first
 
 
 def _macs(module: nn.Module, x: torch.Tensor) -> int:
@@ -78,8 +85,8 @@ def test_a_linear_layer_computes_with_the_reconstruction() -> None:
     layer, x = nn.Linear(20, 14), torch.randn(5, 20)
     pair = SVD().transform(layer, {"fraction": 0.5}, _context(nn.Sequential(nn.Linear(20, 14)), _site(), 20))
     assert isinstance(pair, nn.Sequential)
-    assert pair[0].out_features == int(0.5 * 20 * 14 / 34)
-    expected = nn.functional.linear(x, pair[1].weight @ pair[0].weight, layer.bias)
+    assert pair.get_parameter("0.weight").shape == (int(0.5 * 20 * 14 / 34), 20)
+    expected = nn.functional.linear(x, _product(pair), layer.bias)
     torch.testing.assert_close(pair(x), expected)
 
 
@@ -93,7 +100,7 @@ def test_a_convolution_computes_with_the_reconstruction(
     assert isinstance(pair, nn.Sequential)
     dense = kind(8, 16, **options)
     with torch.no_grad():
-        dense.weight.copy_((pair[1].weight.flatten(1) @ pair[0].weight.flatten(1)).reshape(dense.weight.shape))
+        dense.weight.copy_(_product(pair).reshape(dense.weight.shape))
         if layer.bias is not None and dense.bias is not None:
             dense.bias.copy_(layer.bias)
     torch.testing.assert_close(pair(x), dense(x))
@@ -149,27 +156,22 @@ def test_a_layer_that_would_not_shrink_is_returned_as_it_is(layer: nn.Module) ->
     assert SVD().transform(layer, {"fraction": 0.1}, context) is layer
 
 
-def test_a_subclass_is_left_alone() -> None:
-    """A layer that may compute something else from its weight isn't replaced by one that doesn't."""
-
-    class Doubled(nn.Linear):
-        def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - the base class's argument
-            return 2 * super().forward(input)
-
-    layer = Doubled(20, 14)
-    context = _context(nn.Sequential(nn.Linear(20, 14)), _site(), 20)
-    assert SVD().transform(layer, {"fraction": 0.5}, context) is layer
+def test_a_shared_weight_is_not_factorised() -> None:
+    """Each sharer would get factors of its own, and the embedding its full table besides: larger, not smaller."""
+    site = Site("out", "linear", ("out", "embed"), ("out.weight",), (30, 20))
+    assert SVD().supports(replace(site, members=("out",)))
+    assert not SVD().supports(site)
 
 
 def test_it_replaces_the_layer_in_the_draft_only() -> None:
     """The draft holds two factors, both known as the site's weights; the task's model keeps its layer."""
     site = _site()
     context = _context(nn.Sequential(nn.Linear(20, 14)), site, 20)
-    before = context.task.model[0].weight.detach().clone()
+    before = context.task.model.get_parameter("0.weight").detach().clone()
     draft = Draft.of(context.task.model)
     apply_step(SVD(), draft, Step.of("0", "svd", fraction=0.3), context)
     assert draft.weights(site) == ["0.0.weight", "0.1.weight"]
-    assert torch.equal(context.task.model[0].weight, before)
+    assert torch.equal(context.task.model.get_parameter("0.weight"), before)
     assert not draft.model.training
 
 

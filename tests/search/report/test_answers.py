@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from paretopress.search.report.answers import TOLERANCES, answers
 
 Figures = dict[str, dict[str, Any]]

@@ -5,6 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from paretopress.search.report.figures import axis, change, factor, kind_of, label, number, share, show, show_range
 
 
@@ -66,5 +67,9 @@ def test_ratio_words() -> None:
 
 def test_metrics_are_named_in_prose() -> None:
     """Axis titles and headings speak, they don't show identifiers."""
-    assert [label(n) for n in ("macs", "top_5_error", "latency_batch8")] == ["MACs", "top 5 error", "latency at batch 8"]
+    assert [label(n) for n in ("macs", "top_5_error", "latency_batch8")] == [
+        "MACs",
+        "top 5 error",
+        "latency at batch 8",
+    ]
     assert axis(kind_of("delay", "ms"), "ms") == (".4~g", " in ms")

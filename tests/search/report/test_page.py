@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from paretopress.search import report
 from paretopress.search.report import render
 from paretopress.spaces.errors import SettingError
@@ -238,10 +239,21 @@ def test_reader_sees_both_splits_and_the_gain() -> None:
 
 def test_report_on_validation_warns() -> None:
     """Without a test split the page says that its figures are optimistic, and doesn't invent a second column."""
-    text = Read(render(run() | {"split": "validation"})).text
+    page = Read(render(run() | {"split": "validation"}))
+    text = page.text
     assert "the accuracy shown is optimistic" in text
-    assert "validation (search)" not in text
+    assert not [v for tag, name, v in page.attributes if tag == "select" and v == "split"]
     assert "optimistic" not in Read(render(run())).text
+
+
+def test_sites_follow_the_model() -> None:
+    """The choices of a point are listed in the model's order, whatever order the recipe keeps."""
+    data = run()
+    data["sites"] = [{"name": name} for name in ("stem", "a", "<model>")]
+    step = [{"technique": "integer", "params": {"bits": 4}}]
+    data["points"][0]["layers"] = {"<model>": step, "a": step, "stem": step, "own": step}
+    point = Read(render(data)).data["points"][0]
+    assert [entry["site"] for entry in point["layers"]] == ["stem", "a", "<model>", "own"]
 
 
 def test_failures_are_grouped_by_reason() -> None:

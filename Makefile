@@ -1,0 +1,68 @@
+# Every target sets up what it needs; after the first time, `make demo` and `make test` start at once.
+#
+#   make demo     search the digits example: Pareto front, report and models in runs/digits/
+#   make test     all tests, the browser tests included
+#   make lint     style, types
+#
+# PYTHON=python3.12       another interpreter (3.11 or newer)
+# TORCH_INDEX=<url>       another index for torch, e.g. https://download.pytorch.org/whl/cpu
+# ARGS="-k recipe -x"     arguments for pytest
+
+PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3.12),python3)
+TORCH_INDEX ?=
+ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+STAMP := .venv/.installed
+ROOMS := spaces compressors evaluators search
+CODE := $(ROOMS) tests benchmarks
+
+.DEFAULT_GOAL := test
+.PHONY: setup demo test lint format bench clean chromium
+
+setup: $(STAMP)
+
+# torch goes first and pinned: resolved together with the rest, it may bring gigabytes of other builds.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "paretopress needs Python 3.11 or newer; name one with PYTHON=..."; exit 1; }
+	@test -x $(BIN)/python || { echo "Creating .venv with $(PYTHON)"; $(PYTHON) -m venv .venv; }
+	@echo "Installing into .venv (a few minutes the first time)"
+	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/paretopress search runs/digits.yaml --fresh
+
+test: $(STAMP) chromium
+	$(BIN)/pytest $(ARGS)
+
+# The report is tested in a real browser. CHROMIUM=/path/to/chromium names one that isn't on the PATH.
+chromium:
+	@if [ -n "$$CHROMIUM" ] || command -v chromium || command -v chromium-browser; then exit 0; fi >/dev/null; \
+	if [ "$$(id -u)" = 0 ]; then as_root=""; else as_root="sudo -n"; fi; \
+	echo "Installing Chromium for the browser tests"; \
+	if command -v apt-get >/dev/null && $$as_root apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq chromium >/dev/null; then exit 0; fi; \
+	echo "The browser tests need Chromium, and it couldn't be installed here."; \
+	echo "Install it (Debian: apt-get install -y chromium), or set CHROMIUM to the path of one,"; \
+	echo "or leave those tests out: make setup && $(BIN)/pytest -m 'not browser'"; exit 1
+
+lint: $(STAMP)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy $(ROOMS:%=-p paretopress.%)
+	$(BIN)/mypy tests benchmarks
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: $(STAMP)
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file"; done
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,126 @@
+"""What the engine costs beside the trials.
+
+The limit is what no engine could beat on these slots: the trials' own seconds (compress, train, save, load, measure),
+divided by the number of workers. It is measured in the same run, from the journal.
+
+Bars
+----
+overhead
+    Share of the workers' time, between the first trial's start and the last one's end, that is not a trial's own:
+    below 5 % for trials of about one second, on two workers.
+main job
+    ``make demo``'s search, within 180 seconds from start to report.
+
+Also printed: seconds from ``import`` to the first trial, in a fresh process.
+
+Run: ``python benchmarks/overhead.py [--quick] [--json FILE]``; exits 1 when a bar is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from paretopress.search import Resources, Space, search
+from paretopress.search.examples.digits import task as digits
+from paretopress.search.final import load_front
+
+ROOT = Path(__file__).resolve().parent.parent
+OVERHEAD, MAIN_JOB = 0.05, 180.0
+WORKERS = 2
+
+#: Prints the seconds from the interpreter's first import to the moment when the first trial may start.
+_FIRST_TRIAL = """
+import time; start = time.perf_counter()
+from paretopress.search import search, Resources
+from paretopress.search.examples.digits import task
+print("imported", time.perf_counter() - start)
+import sys
+front = search(task(), budget=2, run=sys.argv[1], resources=Resources(workers=2), progress=False)
+import json, pathlib
+seconds = json.loads((pathlib.Path(sys.argv[1]) / "front.json").read_text())["about"]["seconds"]
+print("total", time.perf_counter() - start, "after", seconds["search"] + seconds["measure the front"])
+"""
+
+
+def overhead(trials: int, folder: Path) -> dict[str, float]:
+    """Return the idle share of two workers over trials of about one second, and what the parts took."""
+    task = digits()
+    space = Space.from_task(
+        task, {"integer": {}, "magnitude": {}, "entropy": {}, "distillation": {"steps": [60], "learning_rate": [0.001]}}
+    )
+    # Only recipes that train: the start recipes and the baseline are shorter, so they are left out of the sum below
+    # only as far as they ran alone; every trial's own seconds count.
+    front = search(
+        task, space, budget=trials, run=folder, resources=Resources(workers=WORKERS), progress=False, sampler="random"
+    )
+    _, about = load_front(folder)
+    own = sum(r.seconds for r in front.results if not r.recipe.is_baseline)
+    wall = about["seconds"]["search"]
+    count = len(front.results) - 1
+    return {
+        "trials": count,
+        "trial_seconds": own / count,
+        "wall_seconds": wall,
+        "overhead": 1 - own / (wall * WORKERS),
+        "driver_ms_per_trial": 1000 * (wall * WORKERS - own) / count,
+        "start_workers_seconds": about["seconds"]["start workers"],
+    }
+
+
+def first_trial(folder: Path) -> dict[str, float]:
+    """Return the seconds of the imports, and from the first import to the first trial, in a fresh process."""
+    text = subprocess.run(
+        [sys.executable, "-c", _FIRST_TRIAL, str(folder)], check=True, capture_output=True, text=True
+    ).stdout
+    words = text.split()
+    imported, total, after = float(words[1]), float(words[3]), float(words[5])
+    return {"import_seconds": imported, "first_trial_seconds": total - after}
+
+
+def main_job(folder: Path) -> float:
+    """Return the wall seconds of the main job, from the command to the report."""
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "paretopress.search.cli", "search", str(ROOT / "runs/digits.yaml")]
+    subprocess.run([*command, "-o", str(folder)], check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="fewer trials, under five minutes in all")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    digits()  # trains the network once, so that no figure below holds that
+    with tempfile.TemporaryDirectory() as place:
+        figures = overhead(40 if options.quick else 150, Path(place) / "a")
+        figures |= first_trial(Path(place) / "b")
+        figures["main_job_seconds"] = main_job(Path(place) / "c")
+    bars = [
+        ("idle share of the workers", f"{figures['overhead']:.2%}", f"< {OVERHEAD:.0%}", figures["overhead"] < OVERHEAD),
+        ("main job, wall seconds", f"{figures['main_job_seconds']:.1f}", f"<= {MAIN_JOB:.0f}",
+         figures["main_job_seconds"] <= MAIN_JOB),
+    ]  # fmt: skip
+    table = Table("figure", "measured", "bar", "met")
+    for name, measured, bar, met in bars:
+        table.add_row(name, measured, bar, "yes" if met else "NO")
+    for name in ("trials", "trial_seconds", "driver_ms_per_trial", "start_workers_seconds", "import_seconds",
+                 "first_trial_seconds"):  # fmt: skip
+        table.add_row(name.replace("_", " "), f"{figures[name]:.3g}", "", "")
+    Console().print(table)
+    if options.json:
+        document = {"figures": figures, "bars": {name: met for name, _, _, met in bars}}
+        options.json.write_text(json.dumps(document, indent=1))
+    return 0 if all(met for *_, met in bars) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

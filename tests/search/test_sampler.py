@@ -1,0 +1,90 @@
+"""Samplers propose legal recipes, learn from failures, and can be rebuilt."""
+
+from __future__ import annotations
+
+import pytest
+
+from paretopress.evaluators.base import Measurement
+from paretopress.search.result import Objective, Result
+from paretopress.search.sampler import SAMPLERS, Sampler
+from paretopress.spaces.errors import SettingError
+from paretopress.spaces.recipe import Recipe
+from paretopress.spaces.space import Space
+
+GOALS = (Objective("accuracy", "maximize"), Objective("size", "minimize"))
+
+
+def outcome(number: int, recipe: Recipe) -> Result:
+    """Return made-up figures that depend on the recipe alone: fewer bits are smaller and less accurate."""
+    bits = [int(s.options["bits"]) for s in recipe.steps if s.technique == "integer"]
+    cost = 100 - sum(8 - b for b in bits) * 4
+    accuracy = 0.9 - sum((8 - b) ** 2 for b in bits) / 400
+    return Result(number, recipe, {"accuracy": Measurement(accuracy), "size": Measurement(cost, "B")})
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_proposals_are_in_the_space(name: str, space: Space) -> None:
+    """Whatever a sampler asks for decodes to a recipe that the space contains, whatever it was told."""
+    sampler = Sampler(space, GOALS, name, seed=1)
+    for number in range(40):
+        proposal = sampler.ask()
+        assert proposal.recipe in space
+        sampler.tell(proposal, outcome(number, proposal.recipe))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_same_seed_and_results_give_the_same_proposals(name: str, space: Space) -> None:
+    """A run can be repeated."""
+
+    def proposals() -> list[str]:
+        sampler = Sampler(space, GOALS, name, seed=3)
+        found = []
+        for number in range(30):
+            proposal = sampler.ask()
+            found.append(proposal.recipe.digest)
+            sampler.tell(proposal, outcome(number, proposal.recipe))
+        return found
+
+    assert proposals() == proposals()
+
+
+def test_failures_are_told_as_the_worst_and_infeasible(space: Space) -> None:
+    """A failed recipe completes with the worst values seen and a broken constraint, so that samplers turn away."""
+    sampler = Sampler(space, GOALS, "tpe", seed=0)
+    good = sampler.ask()
+    sampler.tell(good, outcome(0, good.recipe))
+    bad = sampler.ask()
+    sampler.tell(bad, Result(1, bad.recipe, {}, "failed", "boom"))
+    trials = sampler._study.trials
+    assert trials[1].values == trials[0].values
+    assert trials[1].constraints["failed"] > 0 > trials[0].constraints["failed"]
+
+
+def test_starting_recipes_are_proposed_as_they_are(space: Space) -> None:
+    """A recipe that is asked for comes back unchanged, with its origin."""
+    sampler = Sampler(space, GOALS, "nsga2", seed=0)
+    recipe = space.uniform(0.5)
+    assert sampler.ask_for(recipe).recipe == recipe
+    assert sampler.ask_for(Recipe()).origin == "baseline"
+
+
+def test_nsga2_goes_on_with_its_generation_after_a_restart(space: Space) -> None:
+    """Rebuilt from recorded results, NSGA-II is in the generation that it had reached, not in the first."""
+    sampler = Sampler(space, GOALS, "nsga2", seed=0)
+    told = []
+    for number in range(45):
+        proposal = sampler.ask()
+        result = outcome(number, proposal.recipe)
+        told.append((result, sampler.attributes(proposal)))
+        sampler.tell(proposal, result)
+    assert max(a["NSGAIISampler:generation"] for _, a in told) >= 2
+    again = Sampler(space, GOALS, "nsga2", seed=1)
+    for result, attributes in told:
+        again.recall(result, (), attributes)
+    assert again.attributes(again.ask())["NSGAIISampler:generation"] >= 2
+
+
+def test_an_unknown_sampler_is_refused_with_the_nearest(space: Space) -> None:
+    """The message names what exists."""
+    with pytest.raises(SettingError, match="nsga2"):
+        Sampler(space, GOALS, "nsga", seed=0)
