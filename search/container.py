@@ -2,8 +2,8 @@
 
 Layout (version 1). A safetensors file whose tensors are ``json`` (the document, UTF-8, deflated, as U8) and one
 concatenation of all parts for each element type (``u8``, ``f16``, ``f32``, ...), which keeps the header a few
-hundred bytes however many layers there are. Its metadata hold ``format``, ``version`` and the SHA-256 of the
-tensors' bytes.
+hundred bytes however many layers there are. Its metadata hold, under ``paretopress-model``, the version and the
+SHA-256 of the tensors' bytes.
 """
 
 from __future__ import annotations
@@ -89,17 +89,24 @@ def write(document: dict[str, Any], parts: PartWriter) -> bytes:
     """Return the bytes of the file."""
     text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     arrays = {"json": np.frombuffer(zlib.compress(text, 9), dtype=np.uint8), **parts.joined()}
-    metadata = {"format": FORMAT, "version": str(VERSION), "sha256": _checksum(arrays)}
-    data = save_safetensors(arrays, metadata=metadata)
+    data = save_safetensors(arrays, metadata=_stamp(_checksum(arrays)))
     assert isinstance(data, bytes)
     return data
 
 
-def _metadata(data: bytes) -> dict[str, str]:
+def _stamp(checksum: str, version: int = VERSION) -> dict[str, str]:
+    """Return the metadata: one entry, because the order of several differs from process to process."""
+    return {FORMAT: json.dumps({"version": version, "sha256": checksum})}
+
+
+def _stamped(data: bytes) -> tuple[int, str]:
+    """Return version and checksum, or raise ValueError if the file is not ours."""
     size = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + size])
-    found = header.get("__metadata__", {})
-    return found if isinstance(found, dict) else {}
+    if FORMAT not in header.get("__metadata__", {}):
+        raise ArtifactError("a safetensors file, but not a model saved by paretopress.")
+    stamp = json.loads(header["__metadata__"][FORMAT])
+    return int(stamp["version"]), str(stamp["sha256"])
 
 
 def read(data: bytes) -> tuple[dict[str, Any], PartReader]:
@@ -112,20 +119,17 @@ def read(data: bytes) -> tuple[dict[str, Any], PartReader]:
     """
     try:
         arrays = load_safetensors(data)
-        metadata = _metadata(data)
-    except (SafetensorError, ValueError, KeyError, UnicodeDecodeError, OverflowError, MemoryError) as error:
+        version, checksum = _stamped(data)
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise ArtifactError(f"not a readable safetensors file ({error}). It may be truncated.") from error
-    if metadata.get("format") != FORMAT or "json" not in arrays:
-        raise ArtifactError("a safetensors file, but not a model saved by paretopress.")
-    version = metadata.get("version", "")
-    if not version.isdigit() or int(version) > VERSION:
+    if version > VERSION:
         raise ArtifactError(
-            f"the file has format version {version!r}, this paretopress reads up to {VERSION}. Upgrade paretopress."
+            f"the file has format version {version}, this paretopress reads up to {VERSION}. Upgrade paretopress."
         )
     for name, array in arrays.items():
         if name != "json" and (name not in _TYPES or array.dtype != np.dtype(_TYPES[name])):
             raise ArtifactError(f"the file holds an unexpected array {name!r} of {array.dtype}.")
-    if metadata.get("sha256") != _checksum(arrays):
+    if "json" not in arrays or checksum != _checksum(arrays):
         raise ArtifactError("the checksum does not match: the file was damaged or edited after it was written.")
     try:
         inflate = zlib.decompressobj()

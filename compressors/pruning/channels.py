@@ -105,7 +105,8 @@ def importance(draft: Draft, slices: list[Slice], criterion: str) -> Tensor:
         dim = axes(module, member.side).get("weight")
         if dim is None or isinstance(module, nn.PReLU):
             continue  # a slope or a norm without weights says nothing about what its channel is worth
-        weight = module.get_parameter("weight").detach().double().cpu().movedim(dim, 0).flatten(1)
+        weight = module.get_parameter("weight").detach().double().cpu().movedim(dim, 0)
+        weight = weight.reshape(len(weight), -1)
         powers = weight.square().sum(1) if criterion == "l2" else weight.abs().sum(1)
         # Where each of the group's positions is now, and whose it is.
         owner = torch.tensor([c for c, own in enumerate(member.positions) for _ in own])

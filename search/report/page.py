@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -142,7 +143,7 @@ def _view(data: dict[str, Any]) -> dict[str, Any]:
     return {
         "client": client,
         "title": data["name"],
-        "created": (data.get("created") or "").replace("T", " "),
+        "created": re.sub(r"(?<=\d)T(?=\d)", " ", data.get("created") or ""),
         "version": data.get("version") or "",
         "split": split,
         "metrics": metrics,

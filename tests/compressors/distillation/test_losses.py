@@ -8,9 +8,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from paretopress.compressors.distillation.losses import scores_classes, softened, teacher_loss
 from paretopress.spaces.task import Loss
-from torch import Tensor, nn
 
 
 def _gradient(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

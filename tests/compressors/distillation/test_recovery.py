@@ -3,105 +3,29 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
-from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
 from paretopress.compressors.base import apply_step, with_mask
 from paretopress.compressors.distillation.recovery import Distillation
 from paretopress.compressors.draft import Context, Draft
-from paretopress.compressors.encoding import Codec, Encoding, Part, Symbols, Trainable
+from paretopress.compressors.encoding import Encoding
+from paretopress.compressors.quantization.integer import IntegerCodec
+from paretopress.compressors.sharing.codebook import CodebookCodec
 from paretopress.spaces.errors import DataError, ModelError, SettingError
 from paretopress.spaces.metric import Metric
 from paretopress.spaces.recipe import Step
 from paretopress.spaces.site import MODEL, Site
 from paretopress.spaces.task import Task
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
-class Grid(Codec):
-    """Multiples of a step, as integers."""
-
-    step: float
-    kind: ClassVar[str] = "test-grid"
-
-    @property
-    def bits(self) -> int:
-        return 8
-
-    def project(self, weight: Tensor) -> Tensor:
-        levels: Tensor = (weight / self.step).round()
-        return levels * self.step
-
-    def symbols(self, weight: Tensor) -> tuple[Symbols, int]:
-        codes = (weight / self.step).round().long().clamp(-128, 127) + 128
-        return codes.reshape(-1).numpy(), 256
-
-    def side(self) -> tuple[dict[str, Any], list[Part]]:
-        return {"step": self.step}, []
-
-    @classmethod
-    def restore(
-        cls, facts: dict[str, Any], parts: list[Part], symbols: Symbols | None, shape: tuple[int, ...]
-    ) -> Tensor:
-        assert symbols is not None
-        levels = (torch.from_numpy(symbols).float() - 128).reshape(shape)
-        return levels * float(facts["step"])
-
-
-class Values(Trainable):
-    """Shared values: the gradient of a value is the sum over the weights that hold it."""
-
-    def __init__(self, codes: Tensor, values: Tensor) -> None:
-        super().__init__()
-        self.codes, self.values = codes, nn.Parameter(values.clone())
-
-    def forward(self) -> Tensor:
-        return self.values[self.codes]
-
-    def finish(self) -> tuple[Tensor, Codec]:
-        values = self.values.detach().clone()
-        return values[self.codes], Table(tuple(values.tolist()))
-
-
-@dataclass(frozen=True)
-class Table(Codec):
-    """The nearest of a few values."""
-
-    values: tuple[float, ...]
-    kind: ClassVar[str] = "test-table"
-
-    @property
-    def bits(self) -> int:
-        return 2
-
-    def _codes(self, weight: Tensor) -> Tensor:
-        return (weight[..., None] - torch.tensor(self.values)).abs().argmin(-1)
-
-    def project(self, weight: Tensor) -> Tensor:
-        return torch.tensor(self.values)[self._codes(weight)]
-
-    def trainable(self, weight: Tensor) -> Trainable:
-        return Values(self._codes(weight), torch.tensor(self.values))
-
-    def symbols(self, weight: Tensor) -> tuple[Symbols, int]:
-        return self._codes(weight).reshape(-1).numpy(), len(self.values)
-
-    def side(self) -> tuple[dict[str, Any], list[Part]]:
-        return {}, [np.array(self.values, dtype=np.float32)]
-
-    @classmethod
-    def restore(
-        cls, facts: dict[str, Any], parts: list[Part], symbols: Symbols | None, shape: tuple[int, ...]
-    ) -> Tensor:
-        assert symbols is not None
-        values: Tensor = torch.from_numpy(parts[0][symbols])
-        return values.reshape(shape)
+def grid(channels: int, step: float) -> IntegerCodec:
+    """Return 8-bit integers with one scale for all channels."""
+    return IntegerCodec(8, torch.full((channels, 1), step))
 
 
 class Digits(nn.Module):
@@ -178,7 +102,7 @@ def _damaged(task: Task, step: float = 0.5) -> Draft:
     draft = Draft.of(task.model)
     for name in ("conv.weight", "head.weight"):
         keep = draft.parameter(name).detach().abs() > 0.1
-        draft.store(name, with_mask(Encoding(Grid(step)), keep))
+        draft.store(name, with_mask(Encoding(grid(len(keep), step)), keep))
     return draft
 
 
@@ -211,14 +135,14 @@ def test_shared_values_train_as_one() -> None:
     batches = [(torch.randn(16, 6), torch.randint(0, 3, (16,)))]
     task = Task(model, batches, train=batches)
     draft = Draft.of(task.model)
-    draft.store("0.weight", Encoding(Table((-0.3, 0.0, 0.3))))
+    draft.store("0.weight", Encoding(CodebookCodec(torch.tensor([-0.3, 0.0, 0.3]))))
     before = draft.parameter("0.weight").detach().clone()
     apply_step(Distillation(), draft, _step(weight=0.0), _context(task))
     after, codec = draft.parameter("0.weight").detach(), draft.encoding("0.weight").codec
-    assert isinstance(codec, Table)
-    assert codec.values != (-0.3, 0.0, 0.3)
-    for old, new in zip((-0.3, 0.0, 0.3), codec.values):
-        assert (after[before == torch.tensor(old)] == torch.tensor(new)).all()
+    assert isinstance(codec, CodebookCodec)
+    assert not torch.equal(codec.centroids, torch.tensor([-0.3, 0.0, 0.3]))
+    for old, new in zip((-0.3, 0.0, 0.3), codec.centroids):
+        assert (after[before == torch.tensor(old)] == new).all()
 
 
 def test_pruned_weights_hold_the_shared_zero_throughout() -> None:
@@ -229,30 +153,28 @@ def test_pruned_weights_hold_the_shared_zero_throughout() -> None:
     draft = Draft.of(task.model)
     mask = draft.parameter("0.weight").detach() < 0.2  # the largest go
     assert not mask.all()
-    draft.store("0.weight", Encoding(Table((-0.3, 0.0, 0.3)), mask))
+    draft.store("0.weight", Encoding(CodebookCodec(torch.tensor([-0.3, 0.0, 0.3])), mask))
     apply_step(Distillation(), draft, _step(1, weight=0.0), _context(task))
     encoding, weight = draft.encoding("0.weight"), draft.parameter("0.weight").detach()
     assert not weight[~mask].any()
-    assert isinstance(encoding.codec, Table)
-    assert set(weight.flatten().tolist()) <= {*torch.tensor(encoding.codec.values).tolist(), 0.0}
+    assert torch.equal(encoding.project(weight), weight)
+    assert len(weight.unique()) == 3
 
 
 @pytest.mark.parametrize(("stored", "reached"), [(0.24, 0.5), (0.9, 0.0)])
 def test_training_starts_from_the_weight_before_rounding(stored: float, reached: float) -> None:
-    """A weight just below the middle of its grid crosses it at once; one that was not stored as its nearest
-    grid point, but as 0 on purpose, starts from there."""
-    model = nn.Sequential(nn.Linear(1, 1, bias=False))
-    with torch.no_grad():
-        model[0].weight.fill_(stored)
+    """Just below the middle of two grid points it crosses at once; one that was put on 0 on purpose starts there."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(model.weight, stored)
     mse = Metric("mse", F.mse_loss, direction="minimize")
     batches = [(torch.ones(4, 1), torch.full((4, 1), 9.0))]
     task = Task(model, batches, train=batches, loss=F.mse_loss, metric=mse)
     draft = Draft.of(task.model)
-    draft.store("0.weight", Encoding(Grid(0.5)))
+    draft.store("weight", Encoding(grid(1, 0.5)))
     with torch.no_grad():
-        draft.parameter("0.weight").zero_()
+        draft.parameter("weight").zero_()
     apply_step(Distillation(), draft, _step(1, 0.05, weight=0.0), _context(task))
-    assert draft.parameter("0.weight").item() == reached
+    assert draft.parameter("weight").item() == reached
 
 
 def test_an_encoding_that_changes_nothing_trains_like_none(digits: Task) -> None:
@@ -303,14 +225,13 @@ def test_tied_and_recurrent_weights_train_in_their_format() -> None:
     task = Task(Tied(), batches, train=batches)
     draft = Draft.of(task.model)
     for name in ("embed.weight", "lstm.weight_ih_l0", "lstm.weight_hh_l0"):
-        draft.store(name, Encoding(Grid(0.05)))
+        draft.store(name, Encoding(grid(len(draft.parameter(name)), 0.05)))
     before = _loss(task, draft.model)
     apply_step(Distillation(), draft, _step(40, 1e-2, weight=0.0), _context(task))
     assert draft.parameter("out.weight") is draft.parameter("embed.weight")
     assert _loss(task, draft.model) < before * 0.8
-    for name in draft.encodings:
-        after = draft.parameter(name).detach()
-        assert torch.equal(Grid(0.05).project(after), after)
+    for name, encoding in draft.encodings.items():
+        assert torch.equal(encoding.project(draft.parameter(name).detach()), draft.parameter(name))
 
 
 def test_the_lstm_trains_on_its_projected_weights() -> None:
@@ -327,7 +248,7 @@ def test_the_lstm_trains_on_its_projected_weights() -> None:
     draft = Draft.of(task.model)
     names = ("lstm.weight_ih_l0", "lstm.weight_hh_l0")
     for name in names:
-        draft.store(name, Encoding(Grid(1e3)))
+        draft.store(name, Encoding(grid(32, 1e3)))
     expected = draft.model(tokens)
     assert not draft.parameter(names[0]).any()
     with torch.no_grad():
@@ -346,7 +267,7 @@ def test_a_network_without_classes_is_distilled() -> None:
     batches = [(x, torch.full((64, 2), 1e6))]
     task = Task(model, batches, train=batches, loss=F.mse_loss, metric=mse)
     draft = Draft.of(task.model)
-    draft.store("2.weight", Encoding(Grid(0.25)))
+    draft.store("2.weight", Encoding(grid(2, 0.25)))
 
     def distance() -> float:
         with torch.no_grad():

@@ -246,6 +246,13 @@ def test_report_on_validation_warns() -> None:
     assert "optimistic" not in Read(render(run())).text
 
 
+@pytest.mark.parametrize("given_time", ["2026-03-14T15:09:26+00:00", "2026-03-14 15:09:26 UTC"])
+def test_time_is_readable(given_time: str) -> None:
+    """An ISO time loses its T, and nothing else."""
+    text = Read(render(run() | {"created": given_time})).text
+    assert given_time.replace("14T15", "14 15") in text
+
+
 def test_sites_follow_the_model() -> None:
     """The choices of a point are listed in the model's order, whatever order the recipe keeps."""
     data = run()
