@@ -54,7 +54,6 @@ lint: $(STAMP)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy $(ROOMS:%=-p paretopress.%)
-	$(BIN)/mypy tests benchmarks
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix $(CODE)

@@ -59,7 +59,9 @@ class Codec(ABC):
 
     @classmethod
     @abstractmethod
-    def restore(cls, facts: dict[str, Any], parts: list[Part], symbols: Symbols | None, shape: tuple[int, ...]) -> Tensor:
+    def restore(
+        cls, facts: dict[str, Any], parts: list[Part], symbols: Symbols | None, shape: tuple[int, ...]
+    ) -> Tensor:
         """Return the fp32 tensor that was packed, bit for bit.
 
         Raises
@@ -79,7 +81,8 @@ class Trainable(nn.Module):
 
 class StraightThrough(Trainable):
     """Latent full-precision weights, projected in the forward pass; the gradient passes straight through
-    (Bengio et al., 2013)."""
+    (Bengio et al., 2013).
+    """
 
     def __init__(self, codec: Codec, weight: Tensor) -> None:
         super().__init__()
@@ -119,7 +122,13 @@ class Float32(Codec):
         return {}, []
 
     @classmethod
-    def restore(cls, facts: dict[str, Any], parts: list[Part], symbols: Symbols | None, shape: tuple[int, ...]) -> Tensor:  # noqa: ARG003
+    def restore(
+        cls,
+        facts: dict[str, Any],  # noqa: ARG003 - floats have neither facts
+        parts: list[Part],
+        symbols: Symbols | None,  # noqa: ARG003 - nor symbols
+        shape: tuple[int, ...],
+    ) -> Tensor:
         """Return the first part in shape."""
         return torch.from_numpy(np.array(parts[0], dtype=np.float32)).reshape(shape)
 

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 from rich.console import Console
 
@@ -86,22 +85,26 @@ def _run(chosen: settings.Config, folder: Path, file: Path, existing: Existing, 
         for note in space.notes:
             _out.print(f"note: {note}", soft_wrap=True)
         return
-    front = run_search(
-        task,
-        space,
-        chosen.objectives,
-        budget=chosen.budget.trials,
-        minutes=chosen.budget.minutes,
-        constraints=chosen.constraints,
-        sampler=chosen.sampler,
-        seed=chosen.seed,
-        run=folder,
-        existing=existing,
-        executor=chosen.executor,
-        resources=chosen.resources(),
-        about={"command": f"paretopress search {file}", "config": chosen.model_dump(mode="json")},
-        prepared=lambda: settings.save(chosen, folder, file),
-    )
+    try:
+        front = run_search(
+            task,
+            space,
+            chosen.objectives,
+            budget=chosen.budget.trials,
+            minutes=chosen.budget.minutes,
+            constraints=chosen.constraints,
+            sampler=chosen.sampler,
+            seed=chosen.seed,
+            run=folder,
+            existing=existing,
+            executor=chosen.executor,
+            resources=chosen.resources(),
+            about={"command": f"paretopress search {file}", "config": chosen.model_dump(mode="json")},
+            prepared=lambda: settings.save(chosen, folder, file),
+        )
+    except KeyboardInterrupt:
+        _err.print(f"stopped; finished trials are kept. Continue with: paretopress resume {folder}", soft_wrap=True)
+        raise typer.Exit(130) from None
     _show(front)
 
 
@@ -157,19 +160,13 @@ def techniques() -> None:
     _out.print(metrics_table())
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Run the command line; print a user's mistake without a traceback and exit with 2."""
     try:
-        app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        app(words)
     except PressError as error:
         _err.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
-        _err.print("stopped; finished trials are kept. Continue with: paretopress resume FOLDER")
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..evaluators.base import Measurement, evaluators
-from ..spaces.catalogue import techniques
+from ..spaces.catalogue import technique, techniques
+from ..spaces.recipe import Step
 from .front import Front, Point
 
 _COLUMNS = ("size", "macs", "latency", "memory")
@@ -85,9 +86,13 @@ def point_table(point: Point, front: Front) -> Table:
         )  # fmt: skip
     sites = list(dict.fromkeys(s.site for s in point.recipe.steps))
     for site in sites:
-        choices = [f"{s.technique} {_settings(s.params)}".strip() for s in point.recipe.at(site)]
+        choices = [f"{s.technique} {_settings(s.params)}".strip() for s in sorted(point.recipe.at(site), key=_stage)]
         table.add_row(escape(site), escape(" · ".join(choices)), "")
     return table
+
+
+def _stage(step: Step) -> int:
+    return technique(step.technique).stage
 
 
 def _settings(params: Sequence[tuple[str, object]]) -> str:

@@ -69,7 +69,7 @@ class Attention(nn.Module):
         key_padding_mask: Tensor | None = None,
         need_weights: bool = False,  # noqa: ARG002 - the argument is part of the interface it stands in for
         attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,  # noqa: ARG002
+        average_attn_weights: bool = True,  # noqa: ARG002 - as above
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
         """Return the attended values, shaped like ``query``, and None for the weights, which are never formed."""

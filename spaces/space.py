@@ -43,12 +43,10 @@ class Space:
     ------
     SettingError
         If there is nothing to decide, a decision's site is unknown, two decisions have the same site and
-        stage, or two offer the same technique at a site.
+        stage, two offer the same technique at a site, or two remove the same block.
     """
 
-    def __init__(
-        self, sites: Iterable[Site], decisions: Iterable[Decision], notes: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, sites: Iterable[Site], decisions: Iterable[Decision], notes: Iterable[str] = ()) -> None:
         self.notes = tuple(notes)
         self.sites: dict[str, Site] = {s.name: s for s in sites}
         chosen = [d for d in decisions if d.options]
@@ -71,15 +69,14 @@ class Space:
             raise SettingError("space", 0, "holds no choice", advice)
         names = [d.name for d in self.decisions]
         offers = [(d.site, o.technique) for d in self.decisions for o in d.options]
-        for listed, rule in ((names, "decided twice"), (offers, "offered twice")):
+        roots = [self.sites[d.site].members[:1] for d in self.decisions if d.stage is Stage.TOPOLOGY]
+        for listed, rule in ((names, "decided twice"), (offers, "offered twice"), (roots, "removed twice")):
             twice = [item for item, count in Counter(listed).items() if count > 1]
             if twice:
                 raise SettingError("space", twice, f"must not be {rule} at one site")
 
     @classmethod
-    def from_task(
-        cls, task: Task, techniques: Techniques | None = None, layers: str | Iterable[str] = "*"
-    ) -> Space:
+    def from_task(cls, task: Task, techniques: Techniques | None = None, layers: str | Iterable[str] = "*") -> Space:
         """Return the space of all choices for a task's model.
 
         Parameters
@@ -181,9 +178,7 @@ class Space:
         found = self.decode(values)
         if found != recipe:
             lost = sorted(str(step) for step in set(recipe.steps) - set(found.steps))
-            raise SettingError(
-                "recipe", str(recipe), f"stacks what can't stack: {lost}", "Leave those steps out."
-            )
+            raise SettingError("recipe", str(recipe), f"stacks what can't stack: {lost}", "Leave those steps out.")
         return values
 
     def _find(self, step: Step) -> tuple[Decision, Option]:
@@ -225,9 +220,7 @@ class Space:
         for name in self._by_site:
             around = None
             for block in blocks:  # outer blocks come first, so the last one that fits is the innermost
-                if block.site == name:
-                    break
-                if self.sites[name].inside(self.sites[block.site]):
+                if block.site != name and self.sites[name].inside(self.sites[block.site]):
                     around = block.site
             inside[around].append(name)
 
@@ -264,9 +257,7 @@ class Space:
         for here in self._by_site.values():
             offers = [(d, o) for d in here if d.stage is not Stage.TOPOLOGY for o in d.options]
             if order is not None:
-                offers = sorted(
-                    (x for x in offers if x[1].technique in order), key=lambda x: order[x[1].technique]
-                )
+                offers = sorted((x for x in offers if x[1].technique in order), key=lambda x: order[x[1].technique])
             taken: dict[Stage, Option] = {}
             for decision, option in offers:
                 if decision.stage not in taken and compatible(decision.stage, option, taken.items()):

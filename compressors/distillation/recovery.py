@@ -107,7 +107,7 @@ class Distillation(Compressor):
             Knob("weight", (0.0, 0.5, 0.9, 1.0), bounds=(0.0, 1.0)),
         )
 
-    def apply(self, draft: Draft, site: Site, params: Params, context: Context) -> None:  # noqa: ARG002
+    def apply(self, draft: Draft, site: Site, params: Params, context: Context) -> None:  # noqa: ARG002 - there is one model
         """Train the draft.
 
         Raises

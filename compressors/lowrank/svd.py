@@ -95,7 +95,7 @@ class SVD(LayerCompressor):
         """Return ``fraction``, the rank as a share of the break-even rank ``mn / (m + n)``."""
         return (Knob("fraction", (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), bounds=(0.01, 1.0)),)
 
-    def transform(self, layer: nn.Module, params: Params, context: Context) -> nn.Module:  # noqa: ARG002
+    def transform(self, layer: nn.Module, params: Params, context: Context) -> nn.Module:  # noqa: ARG002 - no data
         """Return the two factors as an `nn.Sequential`, or ``layer`` where no rank of that fraction saves."""
         if isinstance(layer, nn.Linear):
             rank = rank_for(layer.out_features, layer.in_features, float(params["fraction"]))

@@ -56,7 +56,7 @@ class Magnitude(Compressor):
         """Return ``density``, the share of weights that are kept."""
         return (Knob("density", (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), bounds=(0.01, 1.0)),)
 
-    def apply(self, draft: Draft, site: Site, params: Params, context: Context) -> None:  # noqa: ARG002
+    def apply(self, draft: Draft, site: Site, params: Params, context: Context) -> None:  # noqa: ARG002 - no data
         """Mask every weight tensor of the site."""
         for name in draft.weights(site):
             mask = largest(draft.parameter(name), float(params["density"]))

@@ -7,9 +7,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from paretopress.compressors.batchnorm import reestimate
 from paretopress.spaces.data import Batches
-from torch import Tensor, nn
 
 
 def _batches(*sizes: int) -> Batches:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from paretopress.compressors.base import with_mask
 from paretopress.compressors.draft import Draft
 from paretopress.compressors.encoding import Encoding, Float32
 from paretopress.spaces.site import Site
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

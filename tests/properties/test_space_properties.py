@@ -17,9 +17,9 @@ from paretopress.spaces.site import Site
 from paretopress.spaces.space import Space
 from paretopress.spaces.stage import Stage
 
-#: Layers at several depths, blocks that nest, two at one path, and a group across a block's border.
+#: Layers at several depths, blocks that nest, and a group across a block's border.
 LAYERS = [Site(n, "linear", (n,)) for n in ("a.fc", "a.b.fc", "a.b.out", "c.fc", "head")]
-BLOCKS = [Site(f"block:{n}", "block", (n,)) for n in ("a.b", "a", "c")] + [Site("twin:a", "block", ("a",))]
+BLOCKS = [Site(f"block:{n}", "block", (n,)) for n in ("a.b", "a", "c")]
 GROUP = Site("group:a.b.out", "group", ("a.b.out", "head"))
 SITES = (*LAYERS, *BLOCKS, GROUP)
 
@@ -52,7 +52,7 @@ def spaces(draw: st.DrawFn) -> Space:
         chosen = draw(st.lists(st.sampled_from(NAMES[stage]), min_size=1, max_size=2, unique=True))
         options = tuple(Option(name, draw(knobs()), draw(FORBIDDABLE) - {name}) for name in chosen)
         decisions.append(Decision(site.name, stage, options))
-    blocks = draw(st.lists(st.sampled_from(BLOCKS), max_size=4, unique=True))
+    blocks = draw(st.lists(st.sampled_from(BLOCKS), max_size=3, unique=True))
     decisions += [Decision(block.name, Stage.TOPOLOGY, (Option("depth"),)) for block in blocks]
     for site in draw(st.lists(st.sampled_from([GROUP, BLOCKS[1]]), max_size=2, unique=True)):
         decisions.append(Decision(site.name, Stage.STRUCTURE, (Option("channels", draw(knobs())),)))

@@ -191,12 +191,16 @@ def test_size_is_the_product_over_free_layers(space: Space) -> None:
             [Decision("stem", Stage.MASK, (SPARSE,)), Decision("stem", Stage.NUMERIC, (SPARSE,))],
             "offered twice",
         ),
+        (
+            [Decision(name, Stage.TOPOLOGY, (DEPTH,)) for name in (BLOCK.name, "twin:b.0")],
+            "removed twice",
+        ),
     ],
 )
 def test_ambiguous_space_is_refused(decisions: list[Decision], message: str) -> None:
     """A space in which a point could mean two recipes, or none, isn't built."""
     with pytest.raises(SettingError, match=message):
-        Space(SITES, decisions)
+        Space([*SITES, Site("twin:b.0", "block", ("b.0",))], decisions)
 
 
 def test_uniform_walks_from_gentlest_to_strongest(space: Space) -> None:

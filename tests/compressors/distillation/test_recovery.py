@@ -147,18 +147,19 @@ def test_shared_values_train_as_one() -> None:
 
 def test_pruned_weights_hold_the_shared_zero_throughout() -> None:
     """A large weight that was pruned must not fall back to the value nearest to what it once was."""
-    torch.manual_seed(0)
+    model = nn.Linear(6, 3)
+    nn.init.constant_(model.weight, 0.3)
     batches = [(torch.randn(16, 6), torch.randint(0, 3, (16,)))]
-    task = Task(nn.Sequential(nn.Linear(6, 3)), batches, train=batches)
+    task = Task(model, batches, train=batches)
     draft = Draft.of(task.model)
-    mask = draft.parameter("0.weight").detach() < 0.2  # the largest go
-    assert not mask.all()
-    draft.store("0.weight", Encoding(CodebookCodec(torch.tensor([-0.3, 0.0, 0.3])), mask))
+    mask = torch.ones(3, 6, dtype=torch.bool)
+    mask[0, 0] = False
+    draft.store("weight", Encoding(CodebookCodec(torch.tensor([0.0, 0.3])), mask))
     apply_step(Distillation(), draft, _step(1, weight=0.0), _context(task))
-    encoding, weight = draft.encoding("0.weight"), draft.parameter("0.weight").detach()
-    assert not weight[~mask].any()
-    assert torch.equal(encoding.project(weight), weight)
-    assert len(weight.unique()) == 3
+    weight = draft.parameter("weight").detach()
+    assert torch.equal(weight == 0, ~mask)
+    assert torch.equal(draft.encoding("weight").project(weight), weight)
+    assert torch.equal(draft.encoding("weight").codec.project(weight), weight)
 
 
 @pytest.mark.parametrize(("stored", "reached"), [(0.24, 0.5), (0.9, 0.0)])

@@ -6,6 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from paretopress.compressors.base import apply_step
 from paretopress.compressors.distillation.recovery import Distillation
 from paretopress.compressors.draft import Context, Draft
@@ -14,7 +16,6 @@ from paretopress.spaces.errors import SettingError
 from paretopress.spaces.recipe import Step
 from paretopress.spaces.site import MODEL, Site
 from paretopress.spaces.task import Task
-from torch import Tensor, nn
 
 
 def _task(model: nn.Module, *shape: int) -> Task:

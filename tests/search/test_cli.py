@@ -1,0 +1,166 @@
+"""The command line, as a user runs it: in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from paretopress.search import load
+from paretopress.search.cli import main
+
+YAML = """
+task: paretopress.search.examples.digits:task
+techniques:
+  integer: {bits: [8, 4], layers: ["block*", "fc"]}
+  entropy: {}
+objectives: [accuracy, size]
+budget: {trials: 5}
+executor: local
+"""
+
+
+def command(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``paretopress`` with these words."""
+    return subprocess.run(
+        [sys.executable, "-m", "paretopress.search.cli", *map(str, words)],
+        cwd=cwd, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+
+
+def refused(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must be refused, in this process, and return its message."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(words))
+    assert stopped.value.code == 2
+    text = capsys.readouterr().err
+    assert "Traceback" not in text
+    assert len(text.splitlines()) <= 24
+    return text
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run ``d``."""
+    place = tmp_path_factory.mktemp("cli")
+    (place / "d.yaml").write_text(YAML)
+    done = command("search", "d.yaml", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert "Pareto front" in done.stdout
+    assert "d/report.html" in done.stdout
+    return place
+
+
+def test_pick_prints_a_model_that_loads(folder: Path) -> None:
+    """The path that pick prints holds a model that runs in this process, which never saw its class by name."""
+    done = command("pick", "d", "--max-accuracy-drop", "0.05", "--minimise", "size", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    path = next(line.removeprefix("model: ") for line in done.stdout.splitlines() if line.startswith("model: "))
+    assert load(folder / path)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_resume_reaches_a_larger_budget(folder: Path) -> None:
+    """Resuming with more trials adds exactly the missing ones."""
+    done = command("resume", "d", "--trials", "7", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    lines = (folder / "d/journal.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + 7
+    assert len({json.loads(line)["trial"]["digest"] for line in lines[1:]}) == 7
+
+
+def test_report_is_written_again(folder: Path) -> None:
+    """The report can be made from the run folder alone."""
+    (folder / "d/report.html").unlink()
+    done = command("report", "d", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    page = (folder / "d/report.html").read_text()
+    assert "block1.conv1" in page
+
+
+def test_techniques_are_listed(tmp_path: Path) -> None:
+    """All seven techniques and the metrics are there, with the layers they support and what they need."""
+    text = command("techniques", cwd=tmp_path).stdout
+    for name in ("channels", "depth", "magnitude", "integer", "codebook", "svd", "entropy", "distillation", "latency"):
+        assert name in text
+
+
+def test_dry_run_checks_and_writes_nothing(tmp_path: Path) -> None:
+    """A dry run shows the space's size and leaves no folder."""
+    (tmp_path / "d.yaml").write_text(YAML)
+    done = command("search", "d.yaml", "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "recipes" in done.stdout
+    assert not (tmp_path / "d").exists()
+
+
+MISTAKES = {
+    "unknown technique": (YAML.replace("integer:", "intger:"), "Did you mean 'integer'"),
+    "knob out of range": (YAML.replace("[8, 4]", "[8, 99]"), "techniques.integer.bits = 99"),
+    "unknown knob": (YAML.replace("bits:", "bitz:"), "Did you mean 'bits'"),
+    "glob without a match": (YAML.replace('"block*"', '"blok*"'), "matches no layer"),
+    "unknown objective": (YAML.replace("size]", "sise]"), "Did you mean 'size'"),
+    "unknown key": (YAML + "\nsede: 3", "Did you mean 'seed'"),
+    "syntax error": (YAML + "\n]", "line"),
+    "unknown task": (YAML.replace("digits:task", "digits:tusk"), "Did you mean 'task'"),
+    "unknown sampler": (YAML + "\nsampler: tpee", "Did you mean 'tpe'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_message_and_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mistake: str
+) -> None:
+    """No traceback, nothing written, exit status 2, and the message says what and what to do."""
+    text, expected = MISTAKES[mistake]
+    (tmp_path / "d.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    assert expected in refused("search", "d.yaml", capsys=capsys)
+    assert [p.name for p in tmp_path.iterdir()] == ["d.yaml"]
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """The installed command behaves as the function does: status 2, a message, no traceback."""
+    done = command("search", "nowhere.yaml", cwd=tmp_path)
+    assert (done.returncode, "Traceback" in done.stderr, "can't be read" in done.stderr) == (2, False, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["resume", "nowhere"], "there is no run"),
+        (["report", "nowhere"], "there is no run"),
+        (["pick", "nowhere"], "there is no run"),
+        (["serach"], "serach"),
+        (["pick"], "folder"),
+    ],
+)
+def test_wrong_paths_and_words_end_with_status_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    expected: str,
+) -> None:
+    """What isn't there is named, and nothing is made."""
+    monkeypatch.chdir(tmp_path)
+    assert expected in refused(*words, capsys=capsys).lower()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--point", "99"], "the front has points"),
+        (["--minimise", "sizes"], "Did you mean 'size'"),
+        (["--max-accuracy-drop", "-5"], "no point of the front is good enough"),
+    ],
+)
+def test_picking_the_impossible_is_explained(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], expected: str
+) -> None:
+    """A point that isn't there, a metric that wasn't measured and a drop nobody reaches are explained."""
+    assert expected in refused("pick", str(folder / "d"), *words, capsys=capsys)

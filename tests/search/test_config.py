@@ -1,0 +1,113 @@
+"""Settings: what is accepted, and that every mistake is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from paretopress.search.config import Config, check, import_function, read_saved, read_yaml, save
+from paretopress.spaces.errors import PressError, RunError, SettingError
+
+DIGITS = "paretopress.search.examples.digits:task"
+
+
+def written(folder: Path, text: str) -> Path:
+    """Return a YAML file with this text."""
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_everything_that_can_be_set_is_read(tmp_path: Path) -> None:
+    """A file with every section gives settings equal to the ones written."""
+    config = read_yaml(
+        written(
+            tmp_path,
+            f"""
+            task: {DIGITS}
+            techniques:
+              integer: {{bits: [8, 4], layers: ["block*", "!block1*"]}}
+              magnitude:
+            layers: "*"
+            objectives: [accuracy, latency]
+            constraints: [accuracy drop <= 1%]
+            budget: {{trials: 10, minutes: 0.5}}
+            sampler: nsga2
+            seed: 3
+            executor: local
+            ray: {{address: null, workers: 2, cpus: 1, gpus: 0.5}}
+            """,
+        )
+    )
+    assert config.techniques == {"integer": {"bits": [8, 4], "layers": ["block*", "!block1*"]}, "magnitude": None}
+    assert config.budget.minutes == 0.5
+    assert config.resources().gpus == 0.5
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("task: a:b\nsampeler: tpe", "Did you mean 'sampler'"),
+        ("task: a:b\nbudget: {trails: 3}", "Did you mean 'trials'"),
+        ("task: a:b\nbudget: {trials: 0}", "greater than or equal to 1"),
+        ("task: a:b\nbudget: {trials: many}", "budget.trials = 'many'"),
+        ("task: a:b\nray: {workers: 1.5}", "ray.workers"),
+        ("objectives: [a]", "task"),
+        ("task: a:b\nexecutor: cloud", "'ray' or 'local'"),
+        ("- 1\n- 2", "keys and values"),
+        ("", "keys and values"),
+        ("task: a:b\nobjectives: [accuracy, size\nseed: 1", "line 3"),
+        ("task: !!python/object/apply:os.system ['true']", "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, text: str, expected: str) -> None:
+    """Unknown keys get the nearest known one, wrong values their key, syntax errors their line; no code runs."""
+    with pytest.raises(PressError) as caught:
+        read_yaml(written(tmp_path, text))
+    assert expected in str(caught.value)
+    assert "run.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("no_colon", "module:function"),
+        ("nowhere.at_all:task", "no module 'nowhere'"),
+        ("paretopress.search.examples.digits:tusk", "Did you mean 'task'"),
+        ("broken:task", "importing it fails: ZeroDivisionError"),
+        ("needy:task", "needs 'not_installed_here'"),
+    ],
+)
+def test_a_task_that_cannot_be_imported_says_why(tmp_path: Path, name: str, expected: str) -> None:
+    """A missing module, a missing function, a module that breaks and one whose needs are missing are told apart."""
+    (tmp_path / "broken.py").write_text("1 / 0")
+    (tmp_path / "needy.py").write_text("import not_installed_here")
+    with pytest.raises(SettingError) as caught:
+        import_function(name, "task", tmp_path)
+    assert expected in str(caught.value)
+
+
+def test_a_function_that_returns_no_task_is_refused(tmp_path: Path) -> None:
+    """The message says what came instead."""
+    (tmp_path / "odd_tasks.py").write_text("def number():\n    return 3\n")
+    with pytest.raises(SettingError, match="returned a int"):
+        Config(task="odd_tasks:number").build_task(tmp_path)
+    with pytest.raises(SettingError, match="arguments"):
+        Config(task="odd_tasks:number", arguments={"x": 1}).build_task(tmp_path)
+
+
+def test_preset_and_techniques_exclude_each_other() -> None:
+    """Two answers to one question are refused."""
+    config = check({"task": DIGITS, "preset": "full", "techniques": ["integer"]}, "x")
+    with pytest.raises(SettingError, match="Give one of them"):
+        config.build_space(config.build_task())
+
+
+def test_saved_settings_are_read_back(tmp_path: Path) -> None:
+    """A run folder knows its settings and where its YAML file was."""
+    config = check({"task": DIGITS, "techniques": {"integer": {"bits": [4]}}, "seed": 9}, "x")
+    save(config, tmp_path / "r", tmp_path / "r.yaml")
+    assert read_saved(tmp_path / "r") == (config, tmp_path)
+    with pytest.raises(RunError, match="started from Python"):
+        read_saved(tmp_path / "other")
