@@ -57,8 +57,6 @@ def overhead(trials: int, folder: Path) -> dict[str, float]:
     space = Space.from_task(
         task, {"integer": {}, "magnitude": {}, "entropy": {}, "distillation": {"steps": [60], "learning_rate": [0.001]}}
     )
-    # Only recipes that train: the start recipes and the baseline are shorter, so they are left out of the sum below
-    # only as far as they ran alone; every trial's own seconds count.
     front = search(
         task, space, budget=trials, run=folder, resources=Resources(workers=WORKERS), progress=False, sampler="random"
     )
@@ -105,7 +103,8 @@ def main() -> int:
         figures |= first_trial(Path(place) / "b")
         figures["main_job_seconds"] = main_job(Path(place) / "c")
     bars = [
-        ("idle share of the workers", f"{figures['overhead']:.2%}", f"< {OVERHEAD:.0%}", figures["overhead"] < OVERHEAD),
+        ("idle share of the workers", f"{figures['overhead']:.2%}", f"< {OVERHEAD:.0%}",
+         figures["overhead"] < OVERHEAD),
         ("main job, wall seconds", f"{figures['main_job_seconds']:.1f}", f"<= {MAIN_JOB:.0f}",
          figures["main_job_seconds"] <= MAIN_JOB),
     ]  # fmt: skip

@@ -84,6 +84,9 @@ class Subject:
         Module path -> nominal bits of its weights; a module that isn't named has 32.
     activation_bits
         Module path -> bits of its input activations; a module that isn't named has 32.
+    baseline
+        The original model in the form in which ``model`` was loaded, for paired measurements; None takes
+        ``task.model``.
     """
 
     model: nn.Module
@@ -92,6 +95,7 @@ class Subject:
     file_bytes: int = 0
     weight_bits: Mapping[str, int] = field(default_factory=dict)
     activation_bits: Mapping[str, int] = field(default_factory=dict)
+    baseline: nn.Module | None = None
 
 
 class Evaluator(ABC):

@@ -147,10 +147,11 @@ class Latency(Evaluator):
         """
         example = subject.task.example
         device = device_of(subject.model)
-        with _alone(), inference(subject.model), inference(subject.task.model):
+        original = subject.baseline if subject.baseline is not None else subject.task.model
+        with _alone(), inference(subject.model), inference(original):
             candidate, baseline = (
                 _Runner(model, at_batch(example, self.batch, device_of(model)), _clock(device))
-                for model in (subject.model, subject.task.model)
+                for model in (subject.model, original)
             )
             pair = candidate.warm() + baseline.warm()
             turns = max(FEWEST, min(ROUND, int(self.seconds / pair)))

@@ -110,7 +110,7 @@ def search(
         raise SettingError("executor", executor, "must be 'ray' or 'local'")
     prepare(folder, existing)
     space = space if space is not None else Space.from_task(task)
-    bench = Bench(task, space.sites, metrics, goals)
+    bench = Bench(task, space.sites, metrics, goals, max(1, int(resources.cpus)) if executor == "ray" else None)
     clock = Clock()
     with Journal(folder, identity(task, space, goals)) as journal:
         prepared()
@@ -228,7 +228,6 @@ def _notes(front: Front, space: Space, limited: Sequence[Constraint], why: str, 
     if any("macs" in p.final and p.final["macs"].detail.get("uncounted") for p in (front.baseline,)):
         names = ", ".join(sorted(front.baseline.final["macs"].detail["uncounted"]))
         yield f"MACs leave out operators that are not counted: {names}."
-    yield "Latency is of the reloaded model in eager PyTorch on one thread, relative to the original in the same process."
     yield from space.notes
 
 

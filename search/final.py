@@ -67,13 +67,14 @@ def conclude(
     shutil.rmtree(old, ignore_errors=True)
     split = "test" if bench.task.test is not None else "validation"
     tell(0, len(ordered) + 1)
-    base = Point(-1, baseline, _measured(bench, baseline, folder / "baseline"), folder / "baseline")
-    points = []
-    for number, result in enumerate(ordered):
-        tell(number + 1, len(ordered) + 1)
-        path = final / str(number)
-        figures = _measured(bench, result, path)
-        points.append(Point(number, result, figures, path, _flags(figures, base.final, quality)))
+    with bench.threaded():
+        base = Point(-1, baseline, _measured(bench, baseline, folder / "baseline"), folder / "baseline")
+        points = []
+        for number, result in enumerate(ordered):
+            tell(number + 1, len(ordered) + 1)
+            path = final / str(number)
+            figures = _measured(bench, result, path)
+            points.append(Point(number, result, figures, path, _flags(figures, base.final, quality)))
     for point in (base, *points):
         assert point.path is not None
         text = json.dumps(_point_json(point, folder), indent=1)
@@ -84,7 +85,11 @@ def conclude(
 def _write_model(bench: Bench, result: Result, store: Store, folder: Path) -> None:
     path = store.path(result.recipe.digest)
     # A file that is missing (an earlier session was killed, or someone tidied up) is made again from the seed.
-    data = path.read_bytes() if path.is_file() else bench.compress(result.recipe, result.seed)[0].data
+    if path.is_file():
+        data = path.read_bytes()
+    else:
+        with bench.threaded():
+            data = bench.compress(result.recipe, result.seed)[0].data
     write_atomically(folder / FILE, data)
     write_atomically(folder / "recipe.json", json.dumps(result.recipe.to_json(), indent=1).encode())
 
@@ -93,7 +98,9 @@ def _measured(bench: Bench, result: Result, folder: Path) -> dict[str, Measureme
     """Return the figures of a model that is read from its file, on the test split where there is one."""
     task = bench.task
     model = load(folder, task.model)
-    subject = Subject(model, task, task.test or task.validation, (folder / FILE).stat().st_size)
+    subject = Subject(
+        model, task, task.test or task.validation, (folder / FILE).stat().st_size, baseline=bench.original
+    )
     again: list[Evaluator] = [Quality(task.metric, _RESAMPLES)]
     again += [e for name, e in evaluators().items() if name in _MEASURED]
     figures = {k: m for k, m in result.measurements.items() if k not in _MEASURED}

@@ -13,7 +13,8 @@ Existing = Literal["refuse", "resume", "fresh"]
 
 #: Everything a run writes. Starting over removes these and nothing else.
 OURS = (
-    JOURNAL, "config.json", "front.json", "report.html", "models", "front", "front.new", "front.old", "baseline", ".lock"
+    JOURNAL, "config.json", "front.json", "report.html", "models", "front", "front.new", "front.old", "baseline",
+    ".lock",
 )  # fmt: skip
 
 
@@ -42,7 +43,8 @@ def prepare(folder: Path, existing: Existing) -> None:
         strange = sorted(p.name for p in folder.iterdir() if p.name not in OURS)
         if strange and not has_run:
             raise RunError(
-                f"{folder}: is not empty and holds no run (it has {', '.join(strange[:3])}). Give an empty or new folder."
+                f"{folder}: is not empty and holds no run (it has {', '.join(strange[:3])}). "
+                "Give an empty or new folder."
             )
         if existing == "fresh":
             for name in OURS:

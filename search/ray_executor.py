@@ -115,7 +115,6 @@ class _Worker:
     """Runs in a Ray actor: unpacks the bench once, then runs jobs."""
 
     def __init__(self, blob: bytes, *arrays: npt.NDArray[Any]) -> None:
-        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
         bench, techniques, metrics = unpack(blob, list(arrays))
         for technique in techniques:
             catalogue.register(technique)
@@ -173,8 +172,8 @@ class RayExecutor:
         except Exception as error:
             self._stop_ray()
             raise RunError(
-                f"the task can't be sent to Ray workers: {type(error).__name__}: {error}. Give data as DataLoaders over "
-                "plain datasets (no open files, locks or lambdas over them), or use --executor local."
+                f"the task can't be sent to Ray workers: {type(error).__name__}: {error}. Give data as DataLoaders "
+                "over plain datasets (no open files, locks or lambdas over them), or use --executor local."
             ) from error
         # Put once; every actor gets references, and the store's one copy.
         self._payload = [ray.put(blob), *(ray.put(a) for a in arrays)]
@@ -208,7 +207,8 @@ class RayExecutor:
             lines = [x for x in str(error).splitlines() if x.strip()]
             raise RunError(
                 f"Ray's workers can't take the task: {lines[-1].strip() if lines else type(error).__name__}. They need "
-                "the same packages as this process, and data and model that can be pickled; --executor local needs neither."
+                "the same packages as this process, and data and model that can be pickled; "
+                "--executor local needs neither."
             ) from error
 
     def submit(self, job: Job, front: list[list[float]]) -> None:

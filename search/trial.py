@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -70,23 +71,47 @@ class Bench:
         What each trial measures, the cheapest first.
     objectives
         What decides whether a trial's file is sent back.
+    threads
+        Of torch while a trial runs, the same in every process: with another number, sums differ in their last bits
+        and a recipe would not be the same model again. None leaves torch as it is.
     """
 
     task: Task
     sites: dict[str, Site]
     metrics: Sequence[Evaluator]
     objectives: Sequence[Objective]
+    threads: int | None = None
+
+    @cached_property
+    def original(self) -> nn.Module:
+        """The uncompressed model, read back from a file like every other: what latency is paired with."""
+        return loads(self.compress(Recipe(), 0)[0].data, self.task.model)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave `original` behind: a worker makes its own."""
+        return {k: v for k, v in vars(self).items() if k != "original"}
+
+    @contextmanager
+    def threaded(self) -> Iterator[None]:
+        """Give torch the trial's number of threads, and its own back afterwards."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def run(self, job: Job) -> Finished:
         """Run a trial. Whatever goes wrong becomes a failed result; nothing is raised but interrupts."""
         start = time.perf_counter()
         clock = Clock()
         try:
-            saved, draft = self.compress(job.recipe, job.seed, clock)
-            with clock("load"):
-                model = self.reload(saved, draft)
-            with clock("measure"):
-                measured = self.measure(model, draft, len(saved.data), self.task.validation, self.metrics)
+            with self.threaded():
+                saved, draft = self.compress(job.recipe, job.seed, clock)
+                with clock("load"):
+                    model = self.reload(saved, draft)
+                with clock("measure"):
+                    measured = self.measure(model, draft, len(saved.data), self.task.validation, self.metrics)
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0][:500]
             return Finished(
@@ -164,7 +189,7 @@ class Bench:
         for name, encoding in draft.encodings.items():
             path = name.rpartition(".")[0]
             bits[path] = max(bits.get(path, 0), encoding.codec.bits)
-        subject = Subject(model, self.task, split, file_bytes, bits)
+        subject = Subject(model, self.task, split, file_bytes, bits, baseline=self.original)
         measured: dict[str, Measurement] = {}
         for metric in metrics:
             measurement = metric.measure(subject)

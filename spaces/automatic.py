@@ -43,6 +43,7 @@ def _chosen(wanted: Techniques | None) -> dict[str, Settings]:
     if isinstance(wanted, str):
         known = wanted in techniques()
         return {wanted: {}} if known else {name: {} for name in preset(wanted)}
+    chosen: dict[str, Settings]
     if isinstance(wanted, Mapping):
         chosen = {str(name): dict(settings or {}) for name, settings in wanted.items()}
     else:

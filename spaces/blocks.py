@@ -92,7 +92,7 @@ def _record(model: nn.Module, example: tuple[Tensor, ...]) -> tuple[dict[str, _C
 
 
 def _is_residual(model: nn.Module, path: str, call: _Call) -> bool:
-    if call.count != 1 or not call.same_shape or False:
+    if call.count != 1 or not call.same_shape or not call.args[0].any():
         return False
     block = copy.deepcopy(model.get_submodule(path))
     for parameter in block.parameters():

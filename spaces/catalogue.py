@@ -72,9 +72,7 @@ def _load() -> None:
         except Exception as error:
             _loaded = False
             advice = f"Mend or uninstall the package {entry.dist.name if entry.dist else 'that declares it'}."
-            raise SettingError(
-                f"entry point {GROUP}", entry.value, f"can't be loaded: {error}", advice
-            ) from error
+            raise SettingError(f"entry point {GROUP}", entry.value, f"can't be loaded: {error}", advice) from error
 
 
 def register(technique: T) -> T:

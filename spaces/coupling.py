@@ -70,7 +70,7 @@ def find_groups(model: nn.Module, example: tuple[Tensor, ...]) -> tuple[list[Gro
     model = copy.deepcopy(model).eval()
     paths = {module: path for path, module in model.named_modules()}
     try:
-        graph = _graph(model, example)
+        graph = _traced(model, example)
     except Exception as error:  # the tracer may raise anything; channels are an offer, not a must
         return [], [
             f"Removal of channels is not offered: the graph of the layers can't be traced ({first_line(error)})."
@@ -83,7 +83,7 @@ def find_groups(model: nn.Module, example: tuple[Tensor, ...]) -> tuple[list[Gro
     roots = [m for m in paths if isinstance(m, ROOTS) and m in graph.module2node and paths[m] not in inner]
     cut = [paths[m] for m in paths if isinstance(m, ROOTS) and m not in graph.module2node and paths[m] not in inner]
     if cut:
-        why["no gradient leads to them from the output"] = cut
+        why["the trace back from the output doesn't reach them"] = cut
     seen: set[tuple[str, str, int]] = set()
     for module in roots:
         root = paths[module]
@@ -113,10 +113,25 @@ def find_groups(model: nn.Module, example: tuple[Tensor, ...]) -> tuple[list[Gro
 # --- the graph ---------------------------------------------------------------------------------------------
 
 
+def _traced(model: nn.Module, example: tuple[Tensor, ...]) -> Any:
+    """Return the graph of the layers; if the tracer fails at a recurrent one, the part of it behind the last."""
+    recurrent = [m for m in model.modules() if isinstance(m, nn.RNNBase)]
+    try:
+        return _graph(model, example)
+    except Exception:
+        if not recurrent:
+            raise
+    hooks = [m.register_forward_hook(_detached) for m in recurrent]
+    try:
+        return _graph(model, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def _graph(model: nn.Module, example: tuple[Tensor, ...]) -> Any:
-    """Trace the model through its gradients. Recurrent layers cut the graph: the tracer can't see through them."""
+    """Trace the model through its gradients, whichever of its parameters are frozen."""
     flags = [(p, p.requires_grad) for p in model.parameters()]
-    hooks = [m.register_forward_hook(_detached) for m in model.modules() if isinstance(m, nn.RNNBase)]
     try:
         for parameter, _ in flags:
             parameter.requires_grad_(parameter.is_floating_point())
@@ -126,8 +141,6 @@ def _graph(model: nn.Module, example: tuple[Tensor, ...]) -> Any:
             _mend_concatenations(graph)
             return graph
     finally:
-        for hook in hooks:
-            hook.remove()
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
 

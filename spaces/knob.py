@@ -70,9 +70,7 @@ class Knob:
         except SettingError as error:
             raise SettingError(self.name, error.value, f"a knob's value {error.rule}") from None
         if len(set(grid)) != len(grid):
-            raise SettingError(
-                self.name, list(grid), "a knob's values must differ", "Remove the repeated ones."
-            )
+            raise SettingError(self.name, list(grid), "a knob's values must differ", "Remove the repeated ones.")
         object.__setattr__(self, "values", grid)
 
     @classmethod
@@ -131,9 +129,7 @@ class Knob:
         for value in values:
             self.check(value, setting)
         if len(set(values)) != len(values):
-            raise SettingError(
-                setting, list(values), "a knob's values must differ", "Remove the repeated ones."
-            )
+            raise SettingError(setting, list(values), "a knob's values must differ", "Remove the repeated ones.")
         if self.bounds is None:
             return replace(self, values=tuple(v for v in self.values if v in values))
         kind = int if all(isinstance(v, int) for v in self.values) else float

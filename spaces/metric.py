@@ -29,9 +29,7 @@ def _top1(outputs: Tensor, targets: Tensor) -> float:
     """
     wanted = (outputs.shape[0], *outputs.shape[2:]) if outputs.ndim >= 2 else None
     if tuple(targets.shape) != wanted or outputs.shape[1] < 2:
-        raise ValueError(
-            "accuracy needs outputs (batch, classes, ...) and targets (batch, ...) of class indices"
-        )
+        raise ValueError("accuracy needs outputs (batch, classes, ...) and targets (batch, ...) of class indices")
     return float((outputs.argmax(1) == targets).double().mean())
 
 

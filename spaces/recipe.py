@@ -68,9 +68,7 @@ class Recipe:
         for first, second in pairwise(steps):
             if (first.site, first.technique) == (second.site, second.technique):
                 here = f"{first.site}: {first.technique}"
-                raise SettingError(
-                    "recipe", here, "a site takes a technique once only", "Keep one of the two steps."
-                )
+                raise SettingError("recipe", here, "a site takes a technique once only", "Keep one of the two steps.")
         object.__setattr__(self, "steps", tuple(steps))
 
     @classmethod

@@ -10,9 +10,7 @@ from typing import Any
 from .errors import SettingError, nearest
 
 #: Kinds whose sites are one weighted layer.
-LAYER_KINDS = frozenset(
-    {"linear", "attention", "conv1d", "conv2d", "depthwise", "grouped", "embedding", "recurrent"}
-)
+LAYER_KINDS = frozenset({"linear", "attention", "conv1d", "conv2d", "depthwise", "grouped", "embedding", "recurrent"})
 
 #: The site that stands for the whole model (containers, recovery training).
 MODEL = "<model>"
@@ -76,8 +74,7 @@ class Site:
         """Read what `to_json` wrote."""
         fields = dict(data)
         fields["slices"] = tuple(
-            Slice(s["module"], s["side"], tuple(tuple(p) for p in s["positions"]))
-            for s in data.get("slices", ())
+            Slice(s["module"], s["side"], tuple(tuple(p) for p in s["positions"])) for s in data.get("slices", ())
         )
         for key in ("members", "weights", "shape", "kernel"):
             fields[key] = tuple(fields.get(key, ()))

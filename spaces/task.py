@@ -94,9 +94,7 @@ class Task:
         args, target = self.validation.first()
         if example is None:
             # An input without a batch dimension is the same for every example.
-            self.example = tuple(
-                a[:1].clone() if a.ndim and len(a) == len(target) else a.clone() for a in args
-            )
+            self.example = tuple(a[:1].clone() if a.ndim and len(a) == len(target) else a.clone() for a in args)
         else:
             self.example = tuple(example) if isinstance(example, tuple | list) else (example,)
         if not all(isinstance(part, Tensor) for part in self.example):
@@ -148,9 +146,7 @@ class Task:
         """
         state = hashlib.sha256(f"{self.metric.name}/{self.metric.direction}".encode())
         for path, module in self.model.named_modules():
-            settings = re.sub(
-                r"\b0x[0-9a-f]+", "", module.extra_repr()
-            )  # an address differs in every process
+            settings = re.sub(r"\b0x[0-9a-f]+", "", module.extra_repr())  # an address differs in every process
             state.update(f"{path}:{type(module).__qualname__}({settings})".encode())
         for key, tensor in sorted(self.model.state_dict().items()):
             state.update(key.encode() + _content(tensor))
@@ -228,17 +224,13 @@ def _check_metric(metric: Metric, model: nn.Module, split: Batches) -> None:
 
 
 def _check_loss(loss: Loss, output: Tensor, target: Tensor) -> None:
-    advice = (
-        "Give Task a loss that fits, e.g. loss=torch.nn.functional.mse_loss, or leave out the training data."
-    )
+    advice = "Give Task a loss that fits, e.g. loss=torch.nn.functional.mse_loss, or leave out the training data."
     shapes = f"output {tuple(output.shape)} {output.dtype} and target {tuple(target.shape)} {target.dtype}"
     try:
         with torch.enable_grad():
             value = loss(output.detach().requires_grad_(), target)
     except Exception as error:
-        raise DataError(
-            f"loss fails on {shapes} of the train data: {_first_line(error)}. {advice}"
-        ) from error
+        raise DataError(f"loss fails on {shapes} of the train data: {_first_line(error)}. {advice}") from error
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
         raise DataError(f"loss: on {shapes} it gives no scalar tensor with a gradient. {advice}")
     if not torch.isfinite(value):

@@ -66,5 +66,10 @@ def space(task: Task) -> Space:
     """Bits, density and coding of every layer, and a short recovery."""
     return Space.from_task(
         task,
-        {"integer": {"bits": [8, 4, 2]}, "magnitude": {"density": [0.6, 0.2]}, "entropy": {}, "distillation": {"steps": [5]}},
+        {
+            "integer": {"bits": [8, 4, 2]},
+            "magnitude": {"density": [0.6, 0.2]},
+            "entropy": {},
+            "distillation": {"steps": [5]},
+        },
     )

@@ -18,7 +18,12 @@ from paretopress.spaces.errors import ArtifactError
 
 def example() -> tuple[bytes, list[np.ndarray]]:
     """Return a small file and the parts in it."""
-    parts = [np.arange(5, dtype=np.uint8), np.ones((2, 3), np.float32), np.zeros(0, np.int64), np.arange(3, dtype=np.uint8)]
+    parts = [
+        np.arange(5, dtype=np.uint8),
+        np.ones((2, 3), np.float32),
+        np.zeros(0, np.int64),
+        np.arange(3, dtype=np.uint8),
+    ]
     writer = container.PartWriter()
     references = [writer.add(p) for p in parts]
     return container.write({"references": references, "text": "é</x>"}, writer), parts
@@ -83,7 +88,9 @@ def test_a_document_that_inflates_without_end_is_stopped(monkeypatch: pytest.Mon
         container.read(save_safetensors(arrays, metadata=metadata))
 
 
-@pytest.mark.parametrize("reference", [["u8", 10**15], ["u8", -1], ["zz", 1], "u8", None, ["u8", 1.5], ["f32", 2, 2, 10**12]])
+@pytest.mark.parametrize(
+    "reference", [["u8", 10**15], ["u8", -1], ["zz", 1], "u8", None, ["u8", 1.5], ["f32", 2, 2, 10**12]]
+)
 def test_references_beyond_the_file_are_refused(reference: object) -> None:
     """A part larger than the file is an error before anything is allocated."""
     _, reader = container.read(example()[0])

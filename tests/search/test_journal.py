@@ -57,7 +57,8 @@ def test_a_journal_torn_at_any_byte_opens_and_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "label"), [("task", "task"), ("space", "search space"), ("objectives", "objectives"), ("schema", "journal format")]
+    ("key", "label"),
+    [("task", "task"), ("space", "search space"), ("objectives", "objectives"), ("schema", "journal format")],
 )
 def test_the_journal_of_another_run_is_refused(tmp_path: Path, key: str, label: str) -> None:
     """The message says what differs, and the journal is left as it was."""

@@ -43,7 +43,9 @@ def finished(task: Task, space: Space, tmp_path_factory: pytest.TempPathFactory)
 
 def test_no_point_of_the_front_is_dominated(finished: Front) -> None:
     """The front is the non-dominated part of all results, and the baseline isn't repeated in it."""
-    rows = {r.number: [o.loss(r.value(o.name)) for o in finished.objectives] for r in finished.results if r.status == "ok"}
+    rows = {
+        r.number: [o.loss(r.value(o.name)) for o in finished.objectives] for r in finished.results if r.status == "ok"
+    }
     for point in finished:
         assert not any(dominates(row, rows[point.result.number]) for row in rows.values())
         assert not point.recipe.is_baseline
@@ -205,7 +207,11 @@ def test_constraints_are_kept_or_the_nearest_points_are_shown(task: Task, space:
 def test_duplicates_are_answered_from_the_journal(task: Task, tmp_path: Path) -> None:
     """A sampler that repeats itself costs no trial: every recipe is run once."""
     space = Space.by_hand(
-        task, {"fc": {"integer": {"bits": [8, 6, 4, 2], "granularity": "channel"}}, "conv2": {"integer": {"bits": [8, 4], "granularity": "channel"}}}
+        task,
+        {
+            "fc": {"integer": {"bits": [8, 6, 4, 2], "granularity": "channel"}},
+            "conv2": {"integer": {"bits": [8, 4], "granularity": "channel"}},
+        },
     )
     front = run(task, space, tmp_path / "r", budget=space.size, sampler="tpe")
     assert len({r.recipe for r in front.results}) == len(front.results) == space.size

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import rnn
 
 from paretopress.spaces.attention import convert_attention
 from paretopress.spaces.coupling import Group, find_groups
@@ -81,15 +82,25 @@ class Gated(nn.Module):
 
 
 class Recurrent(nn.Module):
-    def __init__(self) -> None:
+    """Words, a hidden layer, a recurrent layer and a classifier with another hidden layer."""
+
+    def __init__(self, kind: type[nn.RNNBase] = nn.LSTM, layers: int = 2, packed: bool = False) -> None:
         super().__init__()
-        self.emb = nn.Embedding(11, 6)
-        self.lstm = nn.LSTM(6, 5, num_layers=2, bidirectional=True, batch_first=True)
-        self.hidden, self.head = nn.Linear(10, 7), nn.Linear(7, 3)
+        self.emb, self.pre = nn.Embedding(11, 6), nn.Linear(6, 6)
+        self.rnn = kind(6, 6, num_layers=layers, bidirectional=True, batch_first=True)
+        self.hidden, self.head = nn.Linear(12, 7), nn.Linear(7, 3)
+        self.packed = packed
 
     def forward(self, x: Tensor) -> Tensor:
-        _, (state, _) = self.lstm(self.emb(x))
-        out: Tensor = self.head(F.relu(self.hidden(torch.cat([state[-2], state[-1]], -1))))
+        x = F.relu(self.pre(self.emb(x)))
+        if self.packed:
+            output, _ = self.rnn(rnn.pack_padded_sequence(x, [5, 3], batch_first=True))
+            x = rnn.pad_packed_sequence(output, batch_first=True)[0].mean(1)
+        else:
+            state = self.rnn(x)[1]
+            state = state[0] if isinstance(state, tuple) else state
+            x = torch.cat([state[-2], state[-1]], -1)
+        out: Tensor = self.head(F.relu(self.hidden(x)))
         return out
 
 
@@ -166,11 +177,45 @@ def test_the_halves_of_a_gate_go_together() -> None:
     assert {s.module: s.positions for s in found["up"].slices}["up"] == tuple((c, c + 6) for c in range(6))
 
 
-def test_a_recurrent_layer_does_not_stop_the_rest() -> None:
-    """The layers behind an LSTM still have groups; what feeds or leaves the LSTM itself is not cut."""
-    groups, notes = find_groups(_seeded(Recurrent), TOKENS)
-    assert [g.root for g in groups] == ["hidden"]
-    assert any("emb" in note for note in notes)
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize(("layers", "packed"), [(1, False), (2, False), (2, True)])
+def test_a_recurrent_layer_does_not_stop_the_rest(kind: type[nn.RNNBase], layers: int, packed: bool) -> None:
+    """Layers that don't touch the recurrent one have groups, and what feeds it gets a note, in a bounded time."""
+    torch.manual_seed(0)
+    groups, notes = find_groups(Recurrent(kind, layers, packed).eval(), TOKENS)
+    assert "hidden" in _by_root(groups)
+    # Where not even the trace succeeds, what lies in front of the recurrent layer is lost with it.
+    assert "emb" in _by_root(groups) or any("emb" in note for note in notes)
+    assert "pre" not in _by_root(groups)
+    assert any("pre" in note for note in notes)
+
+
+def test_layers_in_front_of_an_lstm_have_groups() -> None:
+    """Where the trace succeeds, a recurrent layer costs only the channels that it reads itself."""
+    torch.manual_seed(0)
+    assert set(_by_root(find_groups(Recurrent(packed=True).eval(), TOKENS)[0])) == {"emb", "hidden"}
+
+
+class Halves(nn.Module):
+    """The sum of one layer and the concatenation of two: its halves belong to different ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both, self.left, self.right = nn.Linear(5, 10), nn.Linear(5, 4), nn.Linear(5, 6)
+        self.head = nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(F.relu(self.both(x) + torch.cat([self.left(x), self.right(x)], 1)))
+        return out
+
+
+def test_one_layer_in_two_groups() -> None:
+    """Channels that meet different layers make different groups, with names of their own and no position twice."""
+    groups, notes = find_groups(_seeded(Halves), (torch.randn(2, 5),))
+    assert notes == []
+    assert [(g.root, g.channels) for g in groups] == [("both", 4), ("both#2", 6)]
+    held = [(s.module, s.side, i) for g in groups for s in g.slices for own in s.positions for i in own]
+    assert len(held) == len(set(held)) == 10 + 4 + 6 + 10
 
 
 def test_layer_norm_and_raw_parameters_are_refused_with_a_note() -> None:
@@ -258,4 +303,4 @@ def test_a_model_that_cannot_be_traced_gets_a_note() -> None:
 
     groups, notes = find_groups(Closed().eval(), (torch.randn(2, 3),))
     assert groups == []
-    assert any("no gradient" in note and " a " in note for note in notes)
+    assert any("the trace back" in note and " a " in note for note in notes)

@@ -235,6 +235,16 @@ def test_layers_weigh_alike_whatever_their_scale() -> None:
     torch.testing.assert_close(importance(Draft.of(model), slices, "l2"), before, rtol=1e-5, atol=1e-6)
 
 
+def test_what_other_groups_removed_does_not_move_the_ranking() -> None:
+    """A layer that reads a concatenation and lost other channels still shows each remaining one its own weights."""
+    context, sites = _prepared(Dense)
+    draft = Draft.of(context.task.model)
+    first, second = sites[0], [s for s in sites[1].slices if s.side == "in"]
+    before = importance(draft, second, "l2")
+    apply_step(Channels(), draft, _step(first, 0.5), context)
+    torch.testing.assert_close(importance(draft, second, "l2"), before)
+
+
 def test_a_channel_of_several_positions_is_ranked_by_all() -> None:
     """Behind a flattening, a channel counts every weight that reads it."""
     model = nn.Sequential(nn.Linear(4, 1))
