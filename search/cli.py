@@ -26,7 +26,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-_out = Console(highlight=False, soft_wrap=False)
+#: Where there is no terminal, a log file takes tables at their full width.
+_out = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 _err = Console(stderr=True, highlight=False)
 
 Folder = Annotated[Path, typer.Argument(help="The run folder, e.g. runs/digits.")]

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from ..spaces.automatic import preset
 from ..spaces.errors import PressError, RunError, SettingError, nearest
 from ..spaces.space import Space
 from ..spaces.task import Task
@@ -43,7 +44,10 @@ class RaySection(_Section):
 
 
 class Config(_Section):
-    """A run. ``task`` is ``module:function``, a function that returns a `Task`."""
+    """A run. ``task`` is ``module:function``, a function that returns a `Task`.
+
+    ``techniques`` beside a ``preset`` adds to it and overrides its settings.
+    """
 
     task: str
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -80,9 +84,12 @@ class Config(_Section):
 
     def build_space(self, task: Task) -> Space:
         """Return the space; see `Space.from_task` for the errors."""
-        if self.preset is not None and self.techniques is not None:
-            raise SettingError("preset", self.preset, "can't stand beside techniques", "Give one of them.")
-        return Space.from_task(task, self.preset if self.preset is not None else self.techniques, self.layers)
+        if self.preset is None:
+            return Space.from_task(task, self.techniques, self.layers)
+        if self.techniques is None:
+            return Space.from_task(task, self.preset, self.layers)
+        own = self.techniques if isinstance(self.techniques, dict) else dict.fromkeys(self.techniques)
+        return Space.from_task(task, {**dict.fromkeys(preset(self.preset)), **own}, self.layers)
 
     def resources(self) -> Resources:
         """Return what trials may use."""

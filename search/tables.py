@@ -54,7 +54,7 @@ def front_table(front: Front) -> Table:
     table.caption = "latency: eager PyTorch, one thread, against the original"
     table.add_column("point", justify="right")
     table.add_column(quality)
-    table.add_column("on validation")
+    table.add_column("validation")
     for name in ("size", "smaller", "MACs", "latency", "memory", *extra):
         table.add_column(name, justify="right")
     for point in (front.baseline, *front.points):

@@ -97,11 +97,15 @@ def test_a_function_that_returns_no_task_is_refused(tmp_path: Path) -> None:
         Config(task="odd_tasks:number", arguments={"x": 1}).build_task(tmp_path)
 
 
-def test_preset_and_techniques_exclude_each_other() -> None:
-    """Two answers to one question are refused."""
-    config = check({"task": DIGITS, "preset": "full", "techniques": ["integer"]}, "x")
-    with pytest.raises(SettingError, match="Give one of them"):
-        config.build_space(config.build_task())
+def test_techniques_beside_a_preset_override_its_settings() -> None:
+    """A preset names the techniques, and settings beside it narrow some of them."""
+    config = check({"task": DIGITS, "preset": "quantize", "techniques": {"integer": {"bits": [4]}, "svd": None}}, "x")
+    space = config.build_space(config.build_task())
+    assert set(space.techniques) == {"integer", "codebook", "entropy", "svd"}
+    assert space.dimensions["fc/integer.bits"].values == (4,)
+    wrong = check({"task": DIGITS, "preset": "quantise"}, "x")
+    with pytest.raises(SettingError, match="Did you mean 'quantize'"):
+        wrong.build_space(wrong.build_task())
 
 
 def test_saved_settings_are_read_back(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from paretopress.spaces.attention import convert_attention
+from paretopress.spaces.attention import Attention, convert_attention
 from paretopress.spaces.errors import ModelError
 from paretopress.spaces.site import LAYER_KINDS, MODEL, Site
 from paretopress.spaces.sites import find_sites
@@ -134,6 +134,27 @@ def test_heads_are_refused_where_the_model_counts_them() -> None:
     sites, notes = _named(convert_attention(Masked()), torch.randn(3, 5, 8))
     assert "heads:attention" not in sites
     assert any(note.startswith("Heads of attention") for note in notes)
+
+
+def test_heads_with_shared_projections_are_refused() -> None:
+    """Two attentions that share a weight would have to lose the same heads."""
+    torch.manual_seed(0)
+    first, second = Attention(8, 2, 4, 8, 8), Attention(8, 2, 4, 8, 8)
+    second.q.weight = first.q.weight
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = first, second, nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x + self.first(x, x, x)[0]
+            out: Tensor = self.head((x + self.second(x, x, x)[0]).mean(1))
+            return out
+
+    sites, notes = _named(Both(), torch.randn(3, 5, 8))
+    assert not any(s.kind == "heads" for s in sites.values())
+    assert sum("shares its weight" in note for note in notes) == 2
 
 
 class Centred(nn.Conv2d):
