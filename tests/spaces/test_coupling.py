@@ -177,22 +177,6 @@ def test_the_halves_of_a_gate_go_together() -> None:
     assert {s.module: s.positions for s in found["up"].slices}["up"] == tuple((c, c + 6) for c in range(6))
 
 
-class Ordered(Halves):
-    """The same, with the layer of both halves between the two others."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        del self.both, self.right
-        self.both, self.right = nn.Linear(5, 10), nn.Linear(5, 6)
-
-
-def test_what_one_group_holds_is_not_offered_again() -> None:
-    """A layer of which one half is taken offers the other half only."""
-    groups, notes = find_groups(_seeded(Ordered), (torch.randn(2, 5),))
-    assert notes == []
-    assert [(g.root, g.channels) for g in groups] == [("left", 4), ("both", 6)]
-
-
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
 @pytest.mark.parametrize(("layers", "packed"), [(1, False), (2, False), (2, True)])
 def test_a_recurrent_layer_does_not_stop_the_rest(kind: type[nn.RNNBase], layers: int, packed: bool) -> None:
@@ -320,3 +304,19 @@ def test_a_model_that_cannot_be_traced_gets_a_note() -> None:
     groups, notes = find_groups(Closed().eval(), (torch.randn(2, 3),))
     assert groups == []
     assert any("the trace back" in note and " a " in note for note in notes)
+
+
+class Ordered(Halves):
+    """The same, with the layer of both halves between the two others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        del self.both, self.right
+        self.both, self.right = nn.Linear(5, 10), nn.Linear(5, 6)
+
+
+def test_what_one_group_holds_is_not_offered_again() -> None:
+    """A layer of which one half is taken offers the other half only."""
+    groups, notes = find_groups(_seeded(Ordered), (torch.randn(2, 5),))
+    assert notes == []
+    assert [(g.root, g.channels) for g in groups] == [("left", 4), ("both", 6)]
