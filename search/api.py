@@ -81,7 +81,7 @@ def search(
     executor
         "ray", or "local" for one trial at a time in this process.
     resources
-        For Ray: address, workers, CPUs and GPUs of a trial.
+        Ray's address, the number of workers, and the CPUs of a trial.
     progress
         Show progress on standard error.
     about
@@ -110,7 +110,7 @@ def search(
         raise SettingError("executor", executor, "must be 'ray' or 'local'")
     prepare(folder, existing)
     space = space if space is not None else Space.from_task(task)
-    bench = Bench(task, space.sites, metrics, goals, max(1, int(resources.cpus)) if executor == "ray" else None)
+    bench = Bench(task, space.sites, metrics, goals, max(1, int(resources.cpus)))
     clock = Clock()
     with Journal(folder, identity(task, space, goals)) as journal:
         prepared()

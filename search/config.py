@@ -40,7 +40,6 @@ class RaySection(_Section):
     address: str | None = None
     workers: int | None = Field(default=None, ge=1)
     cpus: float = Field(default=1.0, gt=0)
-    gpus: float = Field(default=0.0, ge=0)
 
 
 class Config(_Section):
@@ -93,7 +92,7 @@ class Config(_Section):
 
     def resources(self) -> Resources:
         """Return what trials may use."""
-        return Resources(self.ray.address, self.ray.workers, self.ray.cpus, self.ray.gpus)
+        return Resources(self.ray.address, self.ray.workers, self.ray.cpus)
 
 
 def import_function(name: str, setting: str, folder: Path | None = None) -> Callable[..., Any]:

@@ -20,22 +20,20 @@ class Resources:
         Of a running Ray cluster ("auto", "host:port"); None starts Ray on this machine.
     workers
         Trials at a time; None fills the machine or cluster.
-    cpus, gpus
-        For each trial; a fraction of a GPU lets trials share it.
+    cpus
+        For each trial: what Ray reserves, and how many threads torch uses (at least one). In-process trials use
+        as many, so that a recipe is the same model wherever it runs.
     """
 
     address: str | None = None
     workers: int | None = None
     cpus: float = 1.0
-    gpus: float = 0.0
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise SettingError("workers", self.workers, "must be at least 1", "Leave it out to use all cores.")
         if self.cpus <= 0:
             raise SettingError("cpus", self.cpus, "must be above 0")
-        if self.gpus < 0:
-            raise SettingError("gpus", self.gpus, "must not be negative")
 
 
 class Executor(Protocol):

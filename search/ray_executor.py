@@ -157,13 +157,11 @@ class RayExecutor:
         self._started = _connect(resources)
         available = ray.cluster_resources()
         fits = int(available.get("CPU", 0) / resources.cpus)
-        if resources.gpus:
-            fits = min(fits, int(available.get("GPU", 0) / resources.gpus))
         if fits < 1:
             self._stop_ray()
             raise RunError(
-                f"one trial asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, but Ray has "
-                f"{available.get('CPU', 0):g} and {available.get('GPU', 0):g}. Ask for less, or add nodes."
+                f"cpus = {resources.cpus:g}: one trial asks for more than the {available.get('CPU', 0):g} CPUs "
+                "that Ray has. Ask for less, or add nodes."
             )
         self.slots = min(fits, resources.workers or fits)
         _ship_by_value(bench)
@@ -185,7 +183,6 @@ class RayExecutor:
         threads = str(max(1, int(self._resources.cpus)))
         remote = ray.remote(_Worker).options(
             num_cpus=self._resources.cpus,
-            num_gpus=self._resources.gpus,
             max_restarts=0,
             max_task_retries=0,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},

@@ -73,14 +73,14 @@ class Bench:
         What decides whether a trial's file is sent back.
     threads
         Of torch while a trial runs, the same in every process: with another number, sums differ in their last bits
-        and a recipe would not be the same model again. None leaves torch as it is.
+        and a recipe would not be the same model again.
     """
 
     task: Task
     sites: dict[str, Site]
     metrics: Sequence[Evaluator]
     objectives: Sequence[Objective]
-    threads: int | None = None
+    threads: int = 1
 
     @cached_property
     def original(self) -> nn.Module:
@@ -95,7 +95,7 @@ class Bench:
     def threaded(self) -> Iterator[None]:
         """Give torch the trial's number of threads, and its own back afterwards."""
         before = torch.get_num_threads()
-        torch.set_num_threads(self.threads or before)
+        torch.set_num_threads(self.threads)
         try:
             yield
         finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -84,9 +84,8 @@ def _silence(model: nn.Module, slices: Sequence[Slice], channels: Sequence[int])
 @contextmanager
 def _restored(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
     """Put modules back as they were; their tensors must be replaced within, not written to."""
-    copied: Callable[[Any], Any] = lambda value: value.copy() if isinstance(value, dict) else value  # noqa: E731
     modules = [model.get_submodule(path) for path in paths]
-    saved = [{name: copied(value) for name, value in m.__dict__.items()} for m in modules]
+    saved = [{k: v.copy() if isinstance(v, dict) else v for k, v in m.__dict__.items()} for m in modules]
     try:
         yield
     finally:

@@ -174,7 +174,7 @@ def _own_copy(model: object) -> nn.Module:
         if not isinstance(model, nn.Module):
             raise ModelError(f"model: the function returned a {type(model).__name__}, not a torch.nn.Module.")
     try:
-        ours = copy.deepcopy(model)
+        ours = copy.deepcopy(model).cpu()
     except Exception as error:
         raise ModelError(
             f"model: it can't be copied: {_first_line(error)}. Every trial works on a copy: remove from the "

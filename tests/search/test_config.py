@@ -36,13 +36,13 @@ def test_everything_that_can_be_set_is_read(tmp_path: Path) -> None:
             sampler: nsga2
             seed: 3
             executor: local
-            ray: {{address: null, workers: 2, cpus: 1, gpus: 0.5}}
+            ray: {{address: null, workers: 2, cpus: 1.5}}
             """,
         )
     )
     assert config.techniques == {"integer": {"bits": [8, 4], "layers": ["block*", "!block1*"]}, "magnitude": None}
     assert config.budget.minutes == 0.5
-    assert config.resources().gpus == 0.5
+    assert config.resources().cpus == 1.5
 
 
 @pytest.mark.parametrize(

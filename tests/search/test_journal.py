@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -103,9 +105,6 @@ def test_a_folder_without_a_run_says_how_to_start_one(tmp_path: Path) -> None:
 
 def test_a_full_disk_stops_with_the_reason_and_keeps_the_rest(tmp_path: Path) -> None:
     """A line that can't be written is cut off; what was recorded before stays readable."""
-    import errno  # noqa: PLC0415 - only here
-    from unittest import mock  # noqa: PLC0415
-
     with Journal(tmp_path, HEADER) as journal:
         journal.append(result(0))
         with (

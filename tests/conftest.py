@@ -1,0 +1,11 @@
+"""For all tests."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+# The models here are tiny: threads only make them wait for each other, the more so on a busy machine.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
