@@ -5,17 +5,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 
 from ..spaces.data import Batches
 from ..spaces.errors import SettingError, nearest
+from ..spaces.registry import Registry
 from ..spaces.task import Task
 
 Direction = Literal["maximize", "minimize"]
-GROUP = "paretopress.evaluators"
 
 
 @dataclass(frozen=True)
@@ -126,41 +125,13 @@ class Evaluator(ABC):
         """Return the measurement. Never changes the model; anything raised fails this trial only."""
 
 
-_evaluators: dict[str, Evaluator] = {}
-_loaded = False
-
-
-def _load() -> None:
-    global _loaded  # noqa: PLW0603 - entry points are read once per process
-    if _loaded:
-        return
-    _loaded = True  # before loading: a metric's module may look others up
-    for entry in entry_points(group=GROUP):
-        try:
-            entry.load()
-        except Exception as error:
-            _loaded = False
-            advice = f"Mend or uninstall the package {entry.dist.name if entry.dist else 'that declares it'}."
-            raise SettingError(f"entry point {GROUP}", entry.value, f"can't be loaded: {error}", advice) from error
+REGISTRY: Registry[Evaluator] = Registry("paretopress.evaluators", "metric")
 
 
 def register(evaluator: Evaluator) -> Evaluator:
-    """Make a metric known by its name, and return it. Registering the same class again replaces it.
-
-    Raises
-    ------
-    SettingError
-        If another metric has that name.
-    """
-    known = _evaluators.get(evaluator.name)
-    if known is not None and _origin(known) != _origin(evaluator):
-        raise SettingError("evaluator", evaluator.name, "is already taken", "Give yours another name.")
-    _evaluators[evaluator.name] = evaluator
+    """Make a metric known by its name, and return it; see `Registry.add` for the error."""
+    REGISTRY.add(evaluator)
     return evaluator
-
-
-def _origin(evaluator: Evaluator) -> tuple[str, str]:
-    return type(evaluator).__module__, type(evaluator).__qualname__
 
 
 def evaluator(name: str, extra: Mapping[str, Evaluator] | None = None) -> Evaluator:
@@ -168,8 +139,7 @@ def evaluator(name: str, extra: Mapping[str, Evaluator] | None = None) -> Evalua
 
     ``extra`` holds metrics that belong to one task, such as its own quality metric.
     """
-    _load()
-    known = {**_evaluators, **(extra or {})}
+    known = {**REGISTRY.all(), **(extra or {})}
     if name not in known:
         raise SettingError("objective", name, "is unknown", nearest(name, known))
     return known[name]
@@ -177,12 +147,4 @@ def evaluator(name: str, extra: Mapping[str, Evaluator] | None = None) -> Evalua
 
 def evaluators() -> Mapping[str, Evaluator]:
     """Return all registered metrics by name, the cheapest first."""
-    _load()
-    return dict(sorted(_evaluators.items(), key=lambda item: (item[1].cost, item[0])))
-
-
-def own() -> list[Evaluator]:
-    """Return the metrics that no installed package brings: those a worker process must be handed."""
-    _load()
-    brought = {entry.module.partition(".")[0] for entry in entry_points(group=GROUP)}
-    return [e for e in _evaluators.values() if type(e).__module__.partition(".")[0] not in brought]
+    return dict(sorted(REGISTRY.all().items(), key=lambda item: (item[1].cost, item[0])))

@@ -90,7 +90,7 @@ def _ship_by_value(bench: Bench) -> None:
     """Let classes and functions of the user's own modules travel with the task: workers may not have the files."""
     objects: list[Any] = [type(m) for m in bench.task.model.modules()]
     objects += [bench.task.loss, bench.task.metric.function]
-    objects += [type(x) for x in (*catalogue.own(), *evaluators.own())]
+    objects += [type(x) for x in (*catalogue.REGISTRY.own(), *evaluators.REGISTRY.own())]
     for split in (bench.task.train, bench.task.validation, bench.task.calibration):
         if split is not None:
             source = split.source
@@ -166,7 +166,7 @@ class RayExecutor:
         self.slots = min(fits, resources.workers or fits)
         _ship_by_value(bench)
         try:
-            blob, arrays = pack((bench, catalogue.own(), evaluators.own()))
+            blob, arrays = pack((bench, catalogue.REGISTRY.own(), evaluators.REGISTRY.own()))
         except Exception as error:
             self._stop_ray()
             raise RunError(

@@ -46,8 +46,8 @@ def example(marker: str, folder: Path) -> ModuleType:
 @pytest.fixture(autouse=True)
 def _registries(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Leave the process's techniques and metrics as they were."""
-    monkeypatch.setattr(catalogue, "_techniques", dict(catalogue.techniques()))
-    monkeypatch.setattr(evaluators, "_evaluators", dict(evaluators.evaluators()))
+    monkeypatch.setattr(catalogue.REGISTRY, "members", dict(catalogue.techniques()))
+    monkeypatch.setattr(evaluators.REGISTRY, "members", dict(evaluators.evaluators()))
     yield
     for name in ("contributed_technique", "contributed_metric"):
         sys.modules.pop(name, None)
@@ -106,8 +106,8 @@ def test_technique_example_takes_part_in_the_search(
     assert {d.site for d in space.decisions if "sign" in [o.technique for o in d.options]} == {"0", "3"}
     stacked = space.decode({"3/mask": "magnitude", "3/numeric": "sign"})
     assert [step.technique for step in stacked.steps] == ["magnitude"]
-    monkeypatch.setattr(catalogue, "_loaded", False)  # a script registers before anything asks for techniques
-    assert [technique.name for technique in catalogue.own()] == ["sign"]
+    monkeypatch.setattr(catalogue.REGISTRY, "loaded", False)  # a script registers before anything asks for techniques
+    assert [technique.name for technique in catalogue.REGISTRY.own()] == ["sign"]
     with pytest.raises(SettingError, match=r"sign\.scale = 'row': must be one of"):
         compressed(task, "3", scale="row")
 
@@ -127,8 +127,8 @@ def test_metric_example_measures_agreement(task: Task, tmp_path: Path, monkeypat
     measured = agreement.measure(Subject(other, task, task.validation))
     assert measured.value == float((answers == 2).double().mean())
     assert 0 < measured.value < 1
-    monkeypatch.setattr(evaluators, "_loaded", False)  # a script registers before anything asks for metrics
-    assert [evaluator.name for evaluator in evaluators.own()] == ["agreement"]
+    monkeypatch.setattr(evaluators.REGISTRY, "loaded", False)  # a script registers before anything asks for metrics
+    assert [evaluator.name for evaluator in evaluators.REGISTRY.own()] == ["agreement"]
 
 
 def test_examples_are_all_of_the_python_in_the_document() -> None:

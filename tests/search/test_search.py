@@ -179,7 +179,7 @@ def test_a_failing_trial_is_recorded_and_does_not_end_the_run(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exception and a NaN output are results with a reason; the run goes on to its budget."""
-    monkeypatch.setattr(catalogue, "_techniques", dict(catalogue.techniques()))
+    monkeypatch.setattr(catalogue.REGISTRY, "members", dict(catalogue.techniques()))
     catalogue.register(Breaks())
     space = Space.by_hand(task, {"fc": {"breaks": {}, "integer": {"bits": [8, 4, 2], "granularity": "channel"}}})
     front = run(task, space, tmp_path / "r", budget=14)

@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from paretopress.spaces import catalogue
+from paretopress.spaces import catalogue, registry
 from paretopress.spaces.catalogue import DataNeed
 from paretopress.spaces.errors import SettingError
 from paretopress.spaces.knob import Knob
@@ -37,8 +37,8 @@ class Other(Sign):
 def _restored(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the process's catalogue as it was."""
     catalogue.techniques()
-    monkeypatch.setattr(catalogue, "_techniques", dict(catalogue._techniques))
-    monkeypatch.setattr(catalogue, "_loaded", True)
+    monkeypatch.setattr(catalogue.REGISTRY, "members", dict(catalogue.REGISTRY.members))
+    monkeypatch.setattr(catalogue.REGISTRY, "loaded", True)
 
 
 def test_registered_technique_is_found_by_name() -> None:
@@ -80,9 +80,9 @@ def test_same_class_may_register_again() -> None:
 
 def test_own_lists_techniques_of_scripts_only() -> None:
     """A worker is handed what it can't import from an installed package, and nothing else."""
-    assert catalogue.own() == []
+    assert catalogue.REGISTRY.own() == []
     sign = catalogue.register(Sign())
-    assert catalogue.own() == [sign]
+    assert catalogue.REGISTRY.own() == [sign]
 
 
 def test_own_knows_a_technique_registered_before_the_entry_points_load(
@@ -90,15 +90,15 @@ def test_own_knows_a_technique_registered_before_the_entry_points_load(
 ) -> None:
     """A script that registers first and searches later still has its technique sent to the workers."""
     sign = catalogue.register(Sign())
-    monkeypatch.setattr(catalogue, "_loaded", False)
-    assert catalogue.own() == [sign]
+    monkeypatch.setattr(catalogue.REGISTRY, "loaded", False)
+    assert catalogue.REGISTRY.own() == [sign]
 
 
 def test_broken_plugin_is_reported_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that can't be imported names itself and the remedy, and isn't forgotten on the second call."""
-    broken = EntryPoint("plugin", "a_module_that_is_not_there", catalogue.GROUP)
-    monkeypatch.setattr(catalogue, "entry_points", lambda group: [broken])
-    monkeypatch.setattr(catalogue, "_loaded", False)
+    broken = EntryPoint("plugin", "a_module_that_is_not_there", catalogue.REGISTRY.group)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [broken])
+    monkeypatch.setattr(catalogue.REGISTRY, "loaded", False)
     for _ in range(2):
         with pytest.raises(SettingError, match=r"a_module_that_is_not_there.*can't be loaded.*uninstall"):
             catalogue.techniques()
