@@ -31,7 +31,7 @@ from rich.table import Table
 
 from paretopress.search import Resources, Space, search
 from paretopress.search.examples.digits import task as digits
-from paretopress.search.final import load_front
+from paretopress.search.saved import load_front
 
 ROOT = Path(__file__).resolve().parent.parent
 OVERHEAD, MAIN_JOB = 0.05, 180.0

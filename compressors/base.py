@@ -6,13 +6,13 @@ from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from ..spaces.catalogue import DataNeed, register
 from ..spaces.errors import SettingError
 from ..spaces.knob import Knob, Scalar
 from ..spaces.recipe import Step
+from ..spaces.seeding import seeded
 from ..spaces.site import Site
 from ..spaces.stage import Stage
 from .draft import Context, Draft
@@ -160,8 +160,7 @@ def apply_step(technique: Compressor, draft: Draft, step: Step, context: Context
             params[knob.name] = given.pop(knob.name)
     if given:
         raise SettingError(f"{step.site}: {technique.name}", sorted(given), "are no parameters of the technique")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(context.seed)
+    with seeded(context.seed):
         technique.apply(draft, site, params, context)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..spaces.data import to_device
 from ..spaces.errors import SettingError
-from ..spaces.metric import ACCURACY, Metric, Streaming
+from ..spaces.metric import ACCURACY, IGNORED, Metric, Streaming
 from .base import Evaluator, Measurement, Subject
 from .inference import device_of, inference
 
@@ -99,10 +99,13 @@ class Quality(Evaluator):
         def take(output: Tensor, target: Tensor) -> None:
             nonlocal correct, total
             # Batch by batch: a whole split of logits needn't fit into memory.
-            correct += round(self.metric(output, target) * target.numel())
-            total += target.numel()
+            counted = int((target != IGNORED).sum())
+            correct += round(self.metric(output, target) * counted) if counted else 0
+            total += counted
 
         examples = self._each(subject, take)
+        if not total:
+            raise ValueError(f"{self.name}: every target of the split is {IGNORED}, the class that is left out")
         share = correct / total
         # Several labels of one example (pixels, tokens) are no independent observations: examples count.
         return Measurement(share, self.unit, wilson(share, examples), examples)

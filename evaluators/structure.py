@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 _ATOMS = (
     *(type(None), bool, int, float, complex, str, bytes, enum.Enum, type),
@@ -38,10 +38,19 @@ def structure(model: nn.Module, inputs: tuple[Tensor, ...]) -> Hashable | None:
     try:
         for path, module in model.named_modules(remove_duplicate=False):
             first = index.setdefault(id(module), len(index))
-            modules.append((path, first, type(module), _attributes(module, ())))
+            if isinstance(module, fx.GraphModule):  # each has a class of its own
+                modules.append((path, first, fx.GraphModule, _graph(module)))
+            else:
+                modules.append((path, first, type(module), _attributes(module, ())))
         return tuple(modules), _plain(inputs, ())
     except _OpaqueError:
         return None
+
+
+def _graph(module: fx.GraphModule) -> Hashable:
+    """Return what a traced forward pass does; functions as they are, nodes by name."""
+    nodes = tuple((n.op, n.name, n.target, repr(n.args), repr(n.kwargs)) for n in module.graph.nodes)
+    return nodes, _plain(module._parameters, ()), _plain(module._buffers, ())
 
 
 def _attributes(owner: object, above: tuple[int, ...]) -> Hashable:

@@ -7,8 +7,8 @@ from ..spaces.task import Task
 from .api import search
 from .artifact import load
 from .executor import Resources
-from .final import open_front
 from .front import Front, Point
+from .saved import open_front
 
 __all__ = [
     "Front",

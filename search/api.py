@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import platform
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from ..evaluators.base import Evaluator
 from ..spaces.errors import ModelError, SettingError
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from ..spaces.task import Task
-from .constraint import Constraint, violations
+from .constraint import Constraint, check_constraints, violations
 from .engine import Budget, Engine
 from .executor import Executor, LocalExecutor, Resources
-from .final import conclude, save_front
-from .folder import Existing, prepare
+from .facts import facts_of, notes
+from .final import conclude
+from .folder import Existing, check
 from .front import Front
 from .journal import Journal, identity
 from .progress import Progress
 from .report.data import write_report
-from .result import Objective, Result
+from .result import Objective
 from .sampler import Sampler, check_sampler
+from .saved import save_front
 from .start import starting_recipes
 from .store import Store
-from .trial import Bench, Clock, Job, metrics_for
+from .trial import Bench, Clock, Finished, Job, metrics_for
 
 #: Measured in every trial whatever the objectives: they cost next to nothing.
 ALWAYS = ("size", "macs", "bops", "parameters")
@@ -102,40 +102,49 @@ def search(
     check_sampler(sampler)
     limits = _budget(budget, minutes)
     limited = tuple(Constraint.parse(c) for c in constraints)
-    quality = Objective(task.metric.name, task.metric.direction)
+    quality = Objective(task.metric.name, task.metric.direction, True)
+    check_constraints(limited, quality)
     goals, metrics = _goals(task, objectives, limited)
     folder = Path(run) if run is not None else Path("runs") / task.name
     resources = resources or Resources()
     if executor not in ("ray", "local"):
         raise SettingError("executor", executor, "must be 'ray' or 'local'")
-    prepare(folder, existing)
+    check(folder, existing)
     space = space if space is not None else Space.from_task(task)
     bench = Bench(task, space.sites, metrics, goals, max(1, int(resources.cpus)))
+    header = identity(task, space, goals)
     clock = Clock()
-    with Journal(folder, identity(task, space, goals)) as journal:
-        prepared()
-        store = Store(folder)
+    with ExitStack() as stack:
+        # Whatever can go wrong before the first trial goes wrong before the folder is touched.
+        journal = stack.enter_context(Journal(folder, header)) if existing == "resume" else None
+        _check_measured(journal, metrics, folder)
         with clock("baseline"):
-            baseline = _baseline(bench, journal, store, seed)
-        sampling = Sampler(space, goals, sampler, seed, len(limited))
+            first = _baseline(bench, journal, seed)
         with clock("start workers"):
             trials = _executor(executor, bench, resources)
-        with Progress(limits, goals, baseline, progress) as watcher:
-            try:
-                engine = Engine(space, goals, quality, limited, sampling, trials, journal, store, limits, seed, watcher)
-                with _interrupts(engine, watcher), clock("search"):
-                    why = engine.run(starting_recipes(space))
-            finally:
-                trials.close()
-            best = engine.front()
-            watcher.concluding(why)
-            with clock("measure the front"):
-                base, points, split = conclude(bench, best, baseline, store, folder, watcher.measured)
+        stack.callback(trials.close)
+        if journal is None:
+            journal = stack.enter_context(Journal(folder, header, fresh=existing == "fresh"))
+        prepared()
+        store, baseline = Store(folder), first.result
+        if first.data is not None:
+            store.save(baseline.recipe.digest, first.data)
+            journal.append(baseline)
+        watcher = stack.enter_context(Progress(limits, goals, baseline, progress))
+        sampling = Sampler(space, goals, sampler, seed, len(limited))
+        engine = Engine(space, goals, quality, limited, sampling, trials, journal, store, limits, seed, watcher)
+        with _interrupts(engine, watcher), clock("search"):
+            why = engine.run(starting_recipes(space))
+        trials.close()  # before the final latencies: they need a quiet machine
+        best = engine.front()
+        watcher.concluding(why)
+        with clock("measure the front"):
+            base, points, split = conclude(bench, best, baseline, store, folder, watcher.measured)
         feasible = all(v <= 0 for r in best for v in violations(limited, r, baseline, quality))
         front = Front(goals, quality, base, points, tuple(r for r, _ in journal.results), split, feasible, (), folder)
-        front = replace(front, notes=tuple(_notes(front, space, limited, why, engine)))
-        facts = _facts(task, space, sampler, seed, limits, len(journal.results), trials.slots, clock)
-        facts |= {**(about or {}), "sites": [replace(s, slices=()).to_json() for s in space.sites.values()]}
+        front = replace(front, notes=tuple(notes(front, space, limited, why, engine.repeats, bench.needs_class)))
+        facts = facts_of(task, space, sampler, seed, limits, len(journal.results), trials.slots, clock)
+        facts |= about or {}
         save_front(front, folder, facts)
         write_report(front, facts, folder)
     return front
@@ -153,7 +162,7 @@ def _budget(trials: int | None, minutes: float | None) -> Budget:
 
 def _goals(
     task: Task, objectives: Sequence[str] | None, limited: Sequence[Constraint]
-) -> tuple[tuple[Objective, ...], list[Any]]:
+) -> tuple[tuple[Objective, ...], list[Evaluator]]:
     """Return the objectives, and the evaluators that every trial runs."""
     if isinstance(objectives, str):
         raise SettingError("objectives", objectives, "must be a list of names", "Write ['accuracy', 'size'].")
@@ -162,20 +171,32 @@ def _goals(
         raise SettingError("objectives", names, "must name at least two different metrics", "E.g. accuracy and size.")
     metrics = metrics_for(task, [*names, *(c.metric for c in limited), task.metric.name, *ALWAYS])
     by_name = {m.name: m for m in metrics}
-    return tuple(Objective(n, by_name[n].direction) for n in names), metrics
+    return tuple(Objective(n, by_name[n].direction, n == task.metric.name) for n in names), metrics
 
 
-def _baseline(bench: Bench, journal: Journal, store: Store, seed: int) -> Result:
-    """Return the unmodified model's result, measured here and at once: whatever is wrong with it shows now."""
-    for result, _ in journal.results:
+def _check_measured(journal: Journal | None, metrics: Sequence[Evaluator], folder: Path) -> None:
+    """Refuse a constraint on something that earlier trials didn't measure."""
+    for result, _ in journal.results if journal is not None else ():
+        for metric in metrics:
+            if result.status == "ok" and metric.name not in result.measurements:
+                raise SettingError(
+                    "constraints", metric.name, f"the trials in {folder} did not measure it",
+                    "Resume without this limit, or start over with it.",
+                )  # fmt: skip
+
+
+def _baseline(bench: Bench, journal: Journal | None, seed: int) -> Finished:
+    """Return the unmodified model's result, measured here and at once: whatever is wrong with it shows now.
+
+    If the journal has it, it comes without a file.
+    """
+    for result, _ in journal.results if journal is not None else ():
         if result.recipe.is_baseline and result.status == "ok":
-            return result
-    finished = bench.run(Job(len(journal.results), Recipe(), seed, "baseline"))
-    if finished.result.status == "failed" or finished.data is None:
+            return Finished(result)
+    finished = bench.run(Job(0, Recipe(), seed, "baseline"))
+    if finished.result.status == "failed":
         raise ModelError(f"the unmodified model can't be saved and measured: {finished.result.error}.")
-    store.save(finished.result.recipe.digest, finished.data)
-    journal.append(finished.result)
-    return finished.result
+    return finished
 
 
 def _executor(kind: str, bench: Bench, resources: Resources) -> Executor:
@@ -204,55 +225,3 @@ def _interrupts(engine: Engine, watcher: Progress) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _notes(front: Front, space: Space, limited: Sequence[Constraint], why: str, engine: Engine) -> Iterator[str]:
-    ends = {
-        "trials": "The run ended because its budget of trials was spent.",
-        "minutes": "The run ended because its time was up.",
-        "exhausted": "The run ended because every recipe of the space was tried.",
-        "interrupted": "The run was interrupted; the front is what was found until then. It can be resumed.",
-    }
-    yield ends[why]
-    if limited and not front.feasible:
-        wanted = "; ".join(c.text for c in limited)
-        yield f"No trial keeps all constraints ({wanted}): the points shown are the nearest ones."
-    if front.split == "validation":
-        yield "The task has no test split: the final figures are on validation data, which the search optimised."
-    if len(front) == 1 and front[0].recipe.is_baseline:
-        yield "No compressed model was better than the original in any objective."
-    if front.errors:
-        yield f"{len(front.errors)} of {len(front.results)} trials failed; their reasons are in the journal."
-    if engine.repeats:
-        yield f"{engine.repeats} proposals repeated a known recipe and were answered from the journal."
-    if any("macs" in p.final and p.final["macs"].detail.get("uncounted") for p in (front.baseline,)):
-        names = ", ".join(sorted(front.baseline.final["macs"].detail["uncounted"]))
-        yield f"MACs leave out operators that are not counted: {names}."
-    yield from space.notes
-
-
-def _facts(
-    task: Task, space: Space, sampler: str, seed: int, limits: Budget, trials: int, slots: int, clock: Clock
-) -> dict[str, Any]:
-    budget = " or ".join(
-        part
-        for part in (
-            f"{limits.trials} trials" if limits.trials is not None else "",
-            f"{limits.minutes:g} minutes" if limits.minutes is not None else "",
-        )
-        if part
-    )
-    return {
-        "name": task.name,
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "seed": seed,
-        "sampler": sampler,
-        "budget": budget,
-        "trials": trials,
-        "slots": slots,
-        "seconds": {phase: round(seconds, 3) for phase, seconds in clock.seconds.items()},
-        "space": repr(space),
-        "task": task.source or "a script",
-        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
-        "versions": {name: version(name) for name in ("paretopress", "torch", "optuna", "ray")},
-    }

@@ -45,7 +45,14 @@ class Saved:
     needs_class: str = ""
 
 
-def dumps(draft: Draft, original: nn.Module, recipe: Recipe, inputs: int = 1, source: str | None = None) -> Saved:
+def dumps(
+    draft: Draft,
+    original: nn.Module,
+    recipe: Recipe,
+    inputs: int = 1,
+    source: str | None = None,
+    needs_class: str = "",
+) -> Saved:
     """Return a draft as a file.
 
     Parameters
@@ -60,18 +67,21 @@ def dumps(draft: Draft, original: nn.Module, recipe: Recipe, inputs: int = 1, so
         Number of positional inputs of the model.
     source
         ``module:function`` that builds the original, recorded where it is needed.
+    needs_class
+        Why the file shall not try to do without the original's class.
 
     Raises
     ------
     ArtifactError
         If a changed layer can't be described.
     """
-    needs_class = ""
     try:
+        if needs_class:
+            raise UntraceableError(needs_class)
         structure, tensors = write_graph(draft.model, inputs)
         structure["kind"] = "graph"
     except UntraceableError as reason:
-        needs_class = f"its forward pass can't be traced: {reason}"
+        needs_class = needs_class or f"its forward pass can't be traced: {reason}"
         structure = {
             "kind": "edits",
             "source": source,

@@ -12,11 +12,11 @@ from rich.console import Console
 from ..spaces.errors import PressError, SettingError
 from . import config as settings
 from .api import search as run_search
-from .final import load_front
 from .folder import Existing
 from .front import Front, Point
 from .report.data import FILE as REPORT
 from .report.data import write_report
+from .saved import load_front
 from .tables import front_table, metrics_table, point_table, techniques_table
 
 app = typer.Typer(

@@ -32,8 +32,9 @@ class Constraint:
         The number.
     drop
         Whether the limit is on how much worse than the baseline the metric is.
-    relative
-        Whether the limit is a multiple of the baseline's value.
+    unit
+        As written. ``x`` makes the limit a multiple of the baseline's value, and so does ``%`` for a cost; for the
+        task's own metric, ``%`` is a hundredth.
     """
 
     text: str
@@ -41,7 +42,7 @@ class Constraint:
     sign: str
     limit: float
     drop: bool = False
-    relative: bool = False
+    unit: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Constraint:
@@ -66,25 +67,28 @@ class Constraint:
                 text,
                 "must read like 'size <= 300 kB', 'accuracy drop <= 0.01' or 'latency <= 0.5x'",
             )
-        unit = match["unit"]
-        return cls(
-            text.strip(),
-            match["metric"],
-            match["sign"],
-            number * _FACTORS.get(unit or "", 1.0),
-            bool(match["drop"]),
-            unit == "x",
-        )
+        unit = match["unit"] or ""
+        limit = number * _FACTORS.get(unit, 1.0)
+        return cls(text.strip(), match["metric"], match["sign"], limit, bool(match["drop"]), unit)
 
     def violation(self, result: Result, baseline: Result, quality: Objective) -> float:
         """Return how far a result is beyond the limit, relative to the limit's size; 0 or less means it is kept."""
         value, base = result.value(self.metric), baseline.value(self.metric)
         if self.drop:
-            direction = quality if quality.name == self.metric else Objective(self.metric, "minimize")
-            value = direction.loss(value) - direction.loss(base)
-        limit = self.limit * base if self.relative else self.limit
+            value = quality.loss(value) - quality.loss(base)
+        relative = self.unit == "x" or (self.unit == "%" and self.metric != quality.name)
+        limit = self.limit * base if relative else self.limit
         excess = value - limit if self.sign == "<=" else limit - value
         return excess / (abs(limit) or 1.0)
+
+
+def check_constraints(constraints: Sequence[Constraint], quality: Objective) -> None:
+    """Raise SettingError for a drop of anything but the task's own metric: only that has a good side to lose."""
+    for constraint in constraints:
+        if constraint.drop and constraint.metric != quality.name:
+            raise SettingError(
+                "constraint", constraint.text, f"only {quality.name} can drop", "Limit a cost like 'size <= 0.5x'."
+            )
 
 
 def violations(constraints: Sequence[Constraint], result: Result, baseline: Result, quality: Objective) -> list[float]:

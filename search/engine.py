@@ -82,11 +82,6 @@ class Engine:
             self.results[result.recipe.digest] = result
             self.sampler.recall(result, self._violations(result), attributes)
 
-    @property
-    def baseline(self) -> Result:
-        """The unmodified model's result."""
-        return self.results[Recipe().digest]
-
     def _violations(self, result: Result) -> list[float]:
         if not self.constraints or (result.recipe.is_baseline and result.status == "failed"):
             return []
@@ -123,7 +118,7 @@ class Engine:
 
     def _next(self, queue: deque[Recipe]) -> Proposal | None:
         if queue:
-            return self.sampler.ask_for(queue.popleft())
+            return self.sampler.ask_for(queue.popleft(), "start")
         for _ in range(_REPEATS):
             proposal = self.sampler.ask()
             digest = proposal.recipe.digest
@@ -139,7 +134,7 @@ class Engine:
         for _ in range(_DRAWS):
             recipe = self.space.sample(self._random)
             if recipe.digest not in self.results and recipe.digest not in self._running:
-                return self.sampler.ask_for(recipe)
+                return self.sampler.ask_for(recipe, "random")
         return None
 
     def _submit(self, proposal: Proposal) -> None:
@@ -147,11 +142,9 @@ class Engine:
         number = len(self.results) + len(self._running)
         seed = int(recipe.digest[:8], 16) ^ self.seed
         self._running[recipe.digest] = [proposal]
-        front = [self._losses(r) for r in self.front()]
+        # With constraints a dominated result may still be the answer: its file is always sent.
+        front = [] if self.constraints else [[o.loss(r.value(o.name)) for o in self.objectives] for r in self.front()]
         self.executor.submit(Job(number, recipe, seed, proposal.origin), front)
-
-    def _losses(self, result: Result) -> list[float]:
-        return [o.loss(result.value(o.name)) for o in self.objectives]
 
     def front(self) -> list[Result]:
         """Return the best results: non-dominated among those that keep all constraints, or, if none does,
@@ -172,7 +165,7 @@ class Engine:
         violated = self._violations(result)
         for proposal in proposals:
             self.sampler.tell(proposal, result, violated)
-        self.store.keep_only(r.recipe.digest for r in front)
+        self.store.keep_only({Recipe().digest, *(r.recipe.digest for r in front)})
         if self.watcher is not None:
             self.watcher.finished(result, front, len(self._running))
 

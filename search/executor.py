@@ -58,7 +58,7 @@ class Executor(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop; running jobs are lost."""
+        """Stop; running jobs are lost. Closing again does nothing."""
         ...
 
 

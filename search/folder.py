@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock, Timeout
+
 from ..spaces.errors import RunError, SettingError
-from .journal import FILE as JOURNAL
+
+JOURNAL = "journal.jsonl"
 
 Existing = Literal["refuse", "resume", "fresh"]
 
-#: Everything a run writes. Starting over removes these and nothing else.
+#: Everything a run writes. Starting over removes these and nothing else, except the lock, which is held then.
 OURS = (
     JOURNAL, "config.json", "front.json", "report.html", "models", "front", "front.new", "front.old", "baseline",
     ".lock",
 )  # fmt: skip
 
 
-def prepare(folder: Path, existing: Existing) -> None:
-    """Check that the folder may be used, and clear it for a fresh start.
+def check(folder: Path, existing: Existing) -> None:
+    """Check that the folder may be used; nothing is written.
 
     Raises
     ------
     RunError
-        If it holds a run and ``existing`` is "refuse", holds none and it is "resume", is no folder, or holds
-        other people's files.
+        If it holds a run and ``existing`` is "refuse", holds none and it is "resume", is in use, is no folder, can't
+        be written, or holds other people's files.
     """
     if existing not in ("refuse", "resume", "fresh"):
         raise SettingError("existing", existing, "must be 'refuse', 'resume' or 'fresh'")
@@ -46,10 +50,37 @@ def prepare(folder: Path, existing: Existing) -> None:
                 f"{folder}: is not empty and holds no run (it has {', '.join(strange[:3])}). "
                 "Give an empty or new folder."
             )
-        if existing == "fresh":
-            for name in OURS:
-                path = folder / name
-                if path.is_dir():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        if (folder / ".lock").exists():
+            with lock.acquire(timeout=0):
+                pass
+    except Timeout:
+        raise RunError(in_use(folder)) from None
+    nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise RunError(f"{folder}: the run folder can't be written. Give a folder that you may write to.")
+
+
+def in_use(folder: Path) -> str:
+    """Return the message for a folder that another process searches in."""
+    return f"{folder}: another process is running a search in this folder. Wait for it, or give another folder."
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier run wrote, and nothing else.
+
+    Raises
+    ------
+    RunError
+        If something can't be removed.
+    """
+    try:
+        for name in set(OURS) - {".lock"}:
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: an earlier run can't be removed ({error.strerror}: {error.filename}).") from error

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +231,3 @@ class Front:
             row["flags"] = "; ".join(point.flags)
             rows.append(row)
         return rows
-
-    def with_points(self, points: Iterable[Point]) -> Front:
-        """Return the front with other points."""
-        return replace(self, points=tuple(points))

@@ -151,7 +151,6 @@ def write_graph(model: nn.Module, inputs: int) -> tuple[Json, dict[str, Tensor]]
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise UntraceableError(reason[0] if reason else type(error).__name__) from error
-    graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output", "call_module") or node.is_impure())
     constants = {
         name: value for name, value in vars(rooted).items() if isinstance(value, Tensor)
     }  # tensors made in forward become attributes of the root
@@ -183,6 +182,8 @@ def write_graph(model: nn.Module, inputs: int) -> tuple[Json, dict[str, Tensor]]
 
 def _leaf(model: nn.Module, path: str, used: dict[str, Tensor]) -> Json:
     module = model.get_submodule(path)
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise UntraceableError(f"the layer {path}, which has hooks")
     description = describe(module)
     if description is None:
         raise UntraceableError(f"the layer {path} ({type(module).__name__})")

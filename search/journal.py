@@ -19,10 +19,11 @@ from filelock import FileLock, Timeout
 from ..spaces.errors import RunError
 from ..spaces.space import Space
 from ..spaces.task import Task
+from .folder import JOURNAL as FILE
+from .folder import clear, in_use
 from .result import Objective, Result
 
 SCHEMA = 1
-FILE = "journal.jsonl"
 
 
 def identity(task: Task, space: Space, objectives: tuple[Objective, ...]) -> dict[str, Any]:
@@ -45,6 +46,8 @@ class Journal:
         The run folder; made if it doesn't exist.
     header
         What the run is of, see `identity`.
+    fresh
+        Discard what an earlier run left in the folder, once the lock is held.
 
     Raises
     ------
@@ -52,7 +55,7 @@ class Journal:
         If another process holds the folder, it can't be written, or its journal is of another run.
     """
 
-    def __init__(self, folder: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, header: Mapping[str, Any], fresh: bool = False) -> None:
         self.folder = folder
         self.path = folder / FILE
         try:
@@ -60,14 +63,14 @@ class Journal:
             self._lock = FileLock(folder / ".lock")
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise RunError(
-                f"{folder}: another process is running a search in this folder. Wait for it, or give another folder."
-            ) from None
+            raise RunError(in_use(folder)) from None
         except OSError as error:
             raise RunError(
                 f"{folder}: the run folder can't be written ({error.strerror}). Give a folder you may write to."
             ) from error
         try:
+            if fresh:
+                clear(folder)
             known, self.results = read(folder) if self.path.exists() else (None, [])
             self._file = self._open(header, known)
         except OSError as error:

@@ -38,25 +38,28 @@ def hypervolume(losses: Sequence[Sequence[float]], reference: Sequence[float]) -
 
 
 def scaled(result: Result, objectives: Sequence[Objective], baseline: Result) -> list[float]:
-    """Return the objectives as fractions of the baseline: the drop for what is maximised, the ratio for costs.
+    """Return the objectives as fractions of the baseline's: the loss of quality, and the ratio of costs.
 
-    A quality that is minimised (a loss) counts as a cost.
+    Quality above the baseline's counts as no loss: beyond the original, more is mostly chance.
     """
     row = []
     for objective in objectives:
         base, value = baseline.value(objective.name), result.value(objective.name)
         unit = abs(base) or 1.0
-        row.append((base - value) / unit if objective.direction == "maximize" else value / unit)
+        loses = objective.loss(value) - objective.loss(base)
+        row.append(max(0.0, loses / unit) if _is_quality(objective) else value / unit)
     return row
 
 
-def scaled_hypervolume(results: Iterable[Result], objectives: Sequence[Objective], baseline: Result) -> float:
-    """Return the hypervolume of `scaled` rows, as a share of the box that reaches from a cost of 0 at the
-    baseline's quality to the reference point; better quality than the baseline's counts beyond that.
+def _is_quality(objective: Objective) -> bool:
+    return objective.is_quality or objective.direction == "maximize"
 
-    The reference point is a quality drop of half the baseline's, and 1.1 times the baseline's costs.
+
+def scaled_hypervolume(results: Iterable[Result], objectives: Sequence[Objective], baseline: Result) -> float:
+    """Return the hypervolume of `scaled` rows as a share, 0 to 1, of the box between no loss at no cost and the
+    reference point: a loss of half the baseline's quality, and 1.1 times the baseline's costs.
     """
-    reference = [QUALITY_SPAN if o.direction == "maximize" else COST_SPAN for o in objectives]
+    reference = [QUALITY_SPAN if _is_quality(o) else COST_SPAN for o in objectives]
     rows = [scaled(r, objectives, baseline) for r in results]
     return hypervolume(rows, reference) / math.prod(reference)
 

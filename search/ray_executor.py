@@ -11,6 +11,7 @@ import importlib
 import io
 import os
 import pickle
+import socket
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -134,6 +135,7 @@ class _Slot:
     actor: Any
     job: Job | None = None
     front: list[list[float]] | None = None
+    since: float = 0.0
 
 
 class RayExecutor:
@@ -214,18 +216,17 @@ class RayExecutor:
         self._start(slot, job, front)
 
     def _start(self, slot: _Slot, job: Job, front: list[list[float]]) -> None:
-        slot.job, slot.front = job, front
+        slot.job, slot.front, slot.since = job, front, time.monotonic()
         self._running[slot.actor.run.remote(job, front)] = slot
 
     def wait(self, timeout: float) -> list[Finished]:
         """Return finished trials; a trial whose worker died is tried again on a new one, then it is a failure."""
         if not self._running:
             return []
-        start = time.monotonic()
         ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout)
         more, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
         finished: list[Finished] = []
-        for reference in {*ready, *more}:
+        for reference in dict.fromkeys([*ready, *more]):
             slot = self._running.pop(reference)
             job, front = slot.job, slot.front
             assert job is not None
@@ -235,7 +236,7 @@ class RayExecutor:
                 finished.append(ray.get(reference))
             except ray.exceptions.RayTaskError as error:
                 # The worker catches a trial's own errors; this is one that could not even be sent back.
-                finished.append(_lost(job, str(error.cause or error), time.monotonic() - start))
+                finished.append(_lost(job, str(error.cause or error), time.monotonic() - slot.since))
             except ray.exceptions.RayError as error:
                 ray.kill(slot.actor)
                 slot.actor = self._actor()
@@ -243,23 +244,39 @@ class RayExecutor:
                     self._start(slot, replace(job, attempt=job.attempt + 1), front)
                 else:
                     reason = f"its worker died {MAX_ATTEMPTS} times ({type(error).__name__})"
-                    finished.append(_lost(job, reason, time.monotonic() - start))
+                    finished.append(_lost(job, reason, time.monotonic() - slot.since))
         return finished
 
     def close(self) -> None:
         """Stop the workers, and Ray if it was started here."""
         for slot in self._slots:
             ray.kill(slot.actor)
+        self._slots, self._running = [], {}
         self._stop_ray()
 
     def _stop_ray(self) -> None:
         if self._started:
             ray.shutdown()
+            self._started = False
 
 
 def _lost(job: Job, reason: str, seconds: float) -> Finished:
     line = reason.strip().splitlines()[0] if reason.strip() else "unknown"
     return Finished(Result(job.number, job.recipe, {}, "failed", line[:500], seconds, job.seed, job.origin))
+
+
+def _check_reachable(address: str) -> None:
+    """Raise RunError within seconds if nothing listens at host:port; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return  # "auto", or a name that Ray resolves
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise RunError(
+            f"Ray at {address!r} can't be reached: nothing answers there ({error.strerror or error}). "
+            "Check the address; `ray start --head` prints it. Leave it out to start Ray on this machine."
+        ) from error
 
 
 def _connect(resources: Resources) -> bool:
@@ -269,6 +286,8 @@ def _connect(resources: Resources) -> bool:
     address = resources.address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address:
+        _check_reachable(address)
     try:
         if address:
             ray.init(address=address, **options)

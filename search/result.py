@@ -19,6 +19,8 @@ class Objective:
 
     name: str
     direction: Direction
+    is_quality: bool = False
+    """Whether it is the task's own metric, and not a cost."""
 
     def loss(self, value: float) -> float:
         """Return the value with its sign turned so that smaller is better."""
@@ -49,6 +51,8 @@ class Result:
         "baseline", "uniform" or the sampler's name.
     timings
         Phase -> seconds within the trial.
+    checksum
+        Sixteen hexadecimal digits of SHA-256 over the model's file.
     """
 
     number: int
@@ -60,6 +64,7 @@ class Result:
     seed: int = 0
     origin: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
+    checksum: str = ""
 
     def value(self, name: str) -> float:
         """Return a measured value, NaN if there is none."""
@@ -79,6 +84,7 @@ class Result:
             "seed": self.seed,
             "origin": self.origin,
             "timings": {k: round(v, 4) for k, v in self.timings.items()},
+            "checksum": self.checksum,
         }
 
     @classmethod
@@ -94,4 +100,5 @@ class Result:
             int(data.get("seed", 0)),
             str(data.get("origin", "")),
             {k: float(v) for k, v in data.get("timings", {}).items()},
+            str(data.get("checksum", "")),
         )

@@ -95,10 +95,9 @@ class Sampler:
             trial = self._study.ask(self._distributions)
         return Proposal(self.space.decode(self._decoded(trial.params)), trial, self.name)
 
-    def ask_for(self, recipe: Recipe) -> Proposal:
+    def ask_for(self, recipe: Recipe, origin: str) -> Proposal:
         """Return a proposal of a given recipe, so that the sampler learns from it like from its own."""
         self._study.enqueue_trial(self._encoded(recipe))
-        origin = "baseline" if recipe.is_baseline else "start"
         return replace(self.ask(), origin=origin)
 
     def tell(self, proposal: Proposal, result: Result, violations: Sequence[float] = ()) -> None:
@@ -116,7 +115,9 @@ class Sampler:
         """Return what must be recorded with the result to rebuild the sampler: NSGA-II's generation, without which
         it would start over.
         """
-        trial = self._study.trials[proposal.trial.number]
+        if self.name != "nsga2":
+            return {}
+        trial = self._study.get_trials(deepcopy=False)[proposal.trial.number]
         return {k: v for k, v in trial.system_attrs.items() if k.endswith(":generation")}
 
     def forget(self, proposal: Proposal) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -25,7 +26,7 @@ from ..spaces.stage import Stage
 from ..spaces.task import Task
 from .artifact import Saved, dumps, loads
 from .pareto import dominates
-from .result import Objective, Result
+from .result import Objective, Result, Status
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,20 @@ class Bench:
     threads: int = 1
 
     @cached_property
+    def needs_class(self) -> str:
+        """Why saved models need the user's class, or "": whether tracing gives the same model is tried once a run,
+        on a whole batch, because a trace can miss what one example doesn't touch.
+        """
+        args, _ = self.task.validation.first()
+        saved = dumps(Draft.of(self.task.model), self.task.model, Recipe(), len(args))
+        if saved.needs_class:
+            return saved.needs_class
+        with torch.no_grad():
+            before = self.task.model(*(x.clone() for x in args))
+            after = loads(saved.data)(*(x.clone() for x in args))
+        return "" if torch.equal(before, after) else "tracing its forward pass changes the outputs"
+
+    @cached_property
     def original(self) -> nn.Module:
         """The uncompressed model, read back from a file like every other: what latency is paired with."""
         return loads(self.compress(Recipe(), 0)[0].data, self.task.model)
@@ -114,15 +129,16 @@ class Bench:
                     measured = self.measure(model, draft, len(saved.data), self.task.validation, self.metrics)
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0][:500]
-            return Finished(
-                Result(
-                    job.number, job.recipe, {}, "failed", reason, time.perf_counter() - start, job.seed, job.origin,
-                    clock.seconds,
-                )
-            )  # fmt: skip
+            return Finished(self._result(job, {}, "failed", reason, start, clock))
+        checksum = hashlib.sha256(saved.data).hexdigest()[:16]
+        return Finished(replace(self._result(job, measured, "ok", "", start, clock), checksum=checksum), saved.data)
+
+    @staticmethod
+    def _result(
+        job: Job, measured: dict[str, Measurement], status: Status, error: str, start: float, clock: Clock
+    ) -> Result:
         seconds = time.perf_counter() - start
-        result = Result(job.number, job.recipe, measured, "ok", "", seconds, job.seed, job.origin, clock.seconds)
-        return Finished(result, saved.data)
+        return Result(job.number, job.recipe, measured, status, error, seconds, job.seed, job.origin, clock.seconds)
 
     def compress(self, recipe: Recipe, seed: int, clock: Clock | None = None) -> tuple[Saved, Draft]:
         """Return the compressed model as a file, and the draft that it was written from.
@@ -155,7 +171,8 @@ class Bench:
             if not torch.isfinite(draft.model(*(x.clone() for x in self.task.example))).all():
                 raise ValueError("the compressed model's output is not finite")
         with clock("save"):
-            saved = dumps(draft, self.task.model, recipe, len(self.task.example), self.task.source)
+            inputs, source = len(self.task.example), self.task.source
+            saved = dumps(draft, self.task.model, recipe, inputs, source, self.needs_class)
         return saved, draft
 
     def reload(self, saved: Saved, draft: Draft) -> nn.Module:

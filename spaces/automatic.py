@@ -66,12 +66,11 @@ def build_space(task: Task, wanted: Techniques | None = None, layers: str | Iter
     offers: list[tuple[Site, Technique, tuple[Knob, ...]]] = []
     for name, settings in chosen.items():
         entry = technique(name)
-        if entry.data_need is DataNeed.TRAINING and task.train is None:
-            if explicit:
-                raise SettingError(
-                    "techniques", name, "needs training data, and the task has none", "Give Task train=."
-                )
-            remarks.append(f"{name} is not offered: it needs training data, and the task has none.")
+        missing = _untrainable(task) if entry.data_need is DataNeed.TRAINING else None
+        if missing and explicit:
+            raise SettingError("techniques", name, *missing)
+        if missing:
+            remarks.append(f"{name} is not offered: {missing[0]}.")
             continue
         own = settings.get("layers", "*")
         own_globs = [own] if isinstance(own, str) else list(own)
@@ -82,6 +81,24 @@ def build_space(task: Task, wanted: Techniques | None = None, layers: str | Iter
         offers += [(site, entry, _knobs(entry, site, settings)) for site in here]
         _check_names(entry, sites, settings)
     return _assemble(sites, offers, remarks)
+
+
+def _untrainable(task: Task) -> tuple[str, str] | None:
+    """Return why nothing can be trained, and what to do; None if training is possible."""
+    if task.train is None:
+        return "it needs training data, and the task has none", "Give Task train=."
+    if not any(p.requires_grad for p in task.model.parameters()):
+        return "it trains, and every parameter of the model has requires_grad=False", "Unfreeze the layers to train."
+    return None
+
+
+def _untrainable(task: Task) -> tuple[str, str] | None:
+    """Return why nothing can be trained and what to do, or None."""
+    if task.train is None:
+        return "it needs training data, and the task has none", "Give Task train=."
+    if not any(p.requires_grad for p in task.model.parameters()):
+        return "it trains, and every parameter of the model has requires_grad=False", "Unfreeze the layers to train."
+    return None
 
 
 def _knobs(entry: Technique, site: Site, settings: Settings) -> tuple[Knob, ...]:

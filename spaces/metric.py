@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .errors import SettingError
 
+#: The target that `torch.nn.functional.cross_entropy` ignores.
+IGNORED = -100
+
 
 def _top1(outputs: Tensor, targets: Tensor) -> float:
     """Return the share of correct arg-max predictions.
@@ -20,7 +23,7 @@ def _top1(outputs: Tensor, targets: Tensor) -> float:
     outputs
         (batch, classes, ...), the layout of `torch.nn.functional.cross_entropy`.
     targets
-        (batch, ...), class indices.
+        (batch, ...), class indices; -100 is left out, as in the cross-entropy.
 
     Raises
     ------
@@ -30,7 +33,8 @@ def _top1(outputs: Tensor, targets: Tensor) -> float:
     wanted = (outputs.shape[0], *outputs.shape[2:]) if outputs.ndim >= 2 else None
     if tuple(targets.shape) != wanted or outputs.shape[1] < 2:
         raise ValueError("accuracy needs outputs (batch, classes, ...) and targets (batch, ...) of class indices")
-    return float((outputs.argmax(1) == targets).double().mean())
+    counted = targets != IGNORED
+    return float((outputs.argmax(1)[counted] == targets[counted]).double().mean())
 
 
 @runtime_checkable

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import convert_attention
 from .data import Batches, Source
 from .errors import DataError, ModelError, SettingError
 from .metric import ACCURACY, Metric
+from .plain import plain
+from .seeding import seeded
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -90,7 +91,8 @@ class Task:
         if calibration is not None:
             self.calibration = Batches(calibration, "calibration", keep=True)
         else:
-            self.calibration = (self.train or self.validation).head(512)
+            with seeded(0):  # a loader that shuffles gives the same examples to every run
+                self.calibration = (self.train or self.validation).head(512)
         args, target = self.validation.first()
         if example is None:
             # An input without a batch dimension is the same for every example.
@@ -101,7 +103,7 @@ class Task:
             kinds = [type(part).__name__ for part in self.example]
             advice = "Give one input, as the model takes it."
             raise SettingError("example", kinds, "must be a tensor or a tuple of tensors", advice)
-        self.model = _own_copy(model)
+        self.model = _own_copy(model, args)
         self._check_model()
         self._check_fit()
 
@@ -163,7 +165,7 @@ def _content(tensor: Tensor) -> bytes:
     return f"{tuple(tensor.shape)}{tensor.dtype}".encode() + plain.numpy().tobytes()
 
 
-def _own_copy(model: object) -> nn.Module:
+def _own_copy(model: object, args: tuple[Tensor, ...]) -> nn.Module:
     if not isinstance(model, nn.Module):
         if not callable(model):
             raise ModelError(
@@ -173,14 +175,22 @@ def _own_copy(model: object) -> nn.Module:
         model = model()
         if not isinstance(model, nn.Module):
             raise ModelError(f"model: the function returned a {type(model).__name__}, not a torch.nn.Module.")
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            kind = str(parameter.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"model: the parameter {name!r} is {kind}; compression starts from float32. Call model.float(), "
+                "and let the data be float32 too."
+            )
     try:
-        ours = copy.deepcopy(model).cpu()
+        ours = copy.deepcopy(model).cpu().eval()
     except Exception as error:
         raise ModelError(
             f"model: it can't be copied: {_first_line(error)}. Every trial works on a copy: remove from the "
             "model what deepcopy refuses (open files, locks, tensors that are part of a graph)."
         ) from error
-    return convert_attention(ours).eval()
+    _run(ours, args, "the first validation batch")
+    return plain(ours, args)
 
 
 def _run(model: nn.Module, args: tuple[Tensor, ...], what: str) -> Tensor:

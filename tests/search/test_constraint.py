@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from paretopress.evaluators.base import Measurement
-from paretopress.search.constraint import Constraint, violations
+from paretopress.search.constraint import Constraint, check_constraints, violations
 from paretopress.search.result import Objective, Result
 from paretopress.spaces.errors import SettingError
 from paretopress.spaces.recipe import Recipe
@@ -26,6 +26,8 @@ SMALL = Result(1, Recipe(), {"accuracy": Measurement(0.88), "size": Measurement(
         ("accuracy >= 0.89", False),
         ("accuracy drop <= 0.021", True),
         ("accuracy drop <= 1%", False),
+        ("size <= 31%", True),
+        ("size <= 29%", False),
     ],
 )
 def test_limits_are_kept_or_broken(text: str, kept: bool) -> None:
@@ -47,3 +49,10 @@ def test_another_form_is_refused(text: str) -> None:
     """The message shows the text and the forms that are understood."""
     with pytest.raises(SettingError, match="must read like"):
         Constraint.parse(text)
+
+
+def test_only_the_quality_can_drop() -> None:
+    """A drop of a cost has no meaning, and the message says how to limit one."""
+    with pytest.raises(SettingError, match="size <= 0.5x"):
+        check_constraints([Constraint.parse("size drop <= 10%")], QUALITY)
+    check_constraints([Constraint.parse("accuracy drop <= 10%")], QUALITY)

@@ -61,11 +61,11 @@ def test_failures_are_told_as_the_worst_and_infeasible(space: Space) -> None:
 
 
 def test_starting_recipes_are_proposed_as_they_are(space: Space) -> None:
-    """A recipe that is asked for comes back unchanged, with its origin."""
+    """A recipe that is asked for comes back unchanged, with the origin given."""
     sampler = Sampler(space, GOALS, "nsga2", seed=0)
     recipe = space.uniform(0.5)
-    assert sampler.ask_for(recipe).recipe == recipe
-    assert sampler.ask_for(Recipe()).origin == "baseline"
+    assert sampler.ask_for(recipe, "start").recipe == recipe
+    assert sampler.ask_for(Recipe(), "random").origin == "random"
 
 
 def test_nsga2_goes_on_with_its_generation_after_a_restart(space: Space) -> None:

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from paretopress.compressors.base import Compressor, Params
 from paretopress.compressors.draft import Context, Draft
 from paretopress.evaluators.accuracy import Quality
 from paretopress.evaluators.base import Subject
-from paretopress.search import Front, Recipe, Space, Task, load, open_front, search
+from paretopress.search import Front, Recipe, Resources, Space, Task, load, open_front, search
 from paretopress.search.artifact import FILE
 from paretopress.search.journal import read
 from paretopress.search.pareto import dominates
@@ -267,11 +268,36 @@ class TestBadInput:
         with pytest.raises(RunError, match="search space"):
             run(task, space.without("fc"), tmp_path / "r", budget=4, existing="resume")
 
-    def test_a_file_in_the_place_of_the_folder(self, task: Task, space: Space, tmp_path: Path) -> None:
-        """A run folder that is a file is refused."""
+    def test_a_place_that_cannot_hold_the_folder(self, task: Task, space: Space, tmp_path: Path) -> None:
+        """A run folder that is a file, or lies in one, is refused."""
         (tmp_path / "r").write_text("")
         with pytest.raises(RunError, match="not a folder"):
             run(task, space, tmp_path / "r")
+        with pytest.raises(RunError, match="can't be written"):
+            run(task, space, tmp_path / "r" / "below")
+
+    def test_what_fails_before_the_first_trial_leaves_no_folder(self, task: Task, space: Space, tmp_path: Path) -> None:
+        """A cluster that can't be reached, or a baseline that can't be measured, is told before anything is written."""
+        with pytest.raises(RunError, match="can't be reached"):
+            run(task, space, tmp_path / "r", executor="ray", resources=Resources(address="127.0.0.1:1"))
+        assert not (tmp_path / "r").exists()
+        run(task, space, tmp_path / "r", budget=2)
+        with pytest.raises(RunError, match="can't be reached"):
+            run(
+                task,
+                space,
+                tmp_path / "r",
+                executor="ray",
+                resources=Resources(address="127.0.0.1:1"),
+                existing="fresh",
+            )
+        assert len(read(tmp_path / "r")[1]) == 2
+
+    def test_a_folder_in_use_is_refused_at_once(self, task: Task, space: Space, tmp_path: Path) -> None:
+        """While another driver holds the folder nobody else starts in it."""
+        run(task, space, tmp_path / "r", budget=2)
+        with FileLock(tmp_path / "r" / ".lock"), pytest.raises(RunError, match="another process"):
+            run(task, space, tmp_path / "r", existing="resume")
 
     def test_a_model_without_compressible_layers(self, task: Task) -> None:
         """The message says which layers are supported."""

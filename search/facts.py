@@ -1,0 +1,77 @@
+"""What a reader should know of a run: its caveats, and what it takes to repeat it."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+from ..spaces.space import Space
+from ..spaces.task import Task
+from .constraint import Constraint
+from .engine import Budget
+from .front import Front
+from .trial import Clock
+
+
+def notes(
+    front: Front, space: Space, limited: Sequence[Constraint], why: str, repeats: int, needs_class: str
+) -> Iterator[str]:
+    """Yield sentences on how the run ended and on what its figures leave out."""
+    ends = {
+        "trials": "The run ended because its budget of trials was spent.",
+        "minutes": "The run ended because its time was up.",
+        "exhausted": "The run ended because every recipe of the space was tried.",
+        "interrupted": "The run was interrupted; the front is what was found until then. It can be resumed.",
+    }
+    yield ends[why]
+    if limited and not front.feasible:
+        wanted = "; ".join(c.text for c in limited)
+        yield f"No trial keeps all constraints ({wanted}): the points shown are the nearest ones."
+    if front.split == "validation":
+        yield "The task has no test split: the final figures are on validation data, which the search optimised."
+    if len(front) == 1 and front[0].recipe.is_baseline:
+        yield "No compressed model was better than the original in any objective."
+    if front.errors:
+        yield f"{len(front.errors)} of {len(front.results)} trials failed; their reasons are in the journal."
+    if repeats:
+        yield f"{repeats} proposals repeated a known recipe and were answered from the journal."
+    if needs_class:
+        yield f"The saved models need the original's class to load (pass model=): {needs_class}."
+    uncounted = front.baseline.final["macs"].detail.get("uncounted")
+    if uncounted:
+        names = ", ".join(sorted(uncounted))
+        yield f"MACs leave out operators that are not counted: {names}."
+    yield from space.notes
+
+
+def facts_of(
+    task: Task, space: Space, sampler: str, seed: int, limits: Budget, trials: int, slots: int, clock: Clock
+) -> dict[str, Any]:
+    """Return what ``front.json`` keeps of the run beside its points."""
+    budget = " or ".join(
+        part
+        for part in (
+            f"{limits.trials} trials" if limits.trials is not None else "",
+            f"{limits.minutes:g} minutes" if limits.minutes is not None else "",
+        )
+        if part
+    )
+    return {
+        "name": task.name,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        "seed": seed,
+        "sampler": sampler,
+        "budget": budget,
+        "trials": trials,
+        "slots": slots,
+        "seconds": {phase: round(seconds, 3) for phase, seconds in clock.seconds.items()},
+        "space": repr(space),
+        "task": task.source or "a script",
+        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        "sites": [replace(site, slices=()).to_json() for site in space.sites.values()],
+        "versions": {name: version(name) for name in ("paretopress", "torch", "optuna", "ray")},
+    }

@@ -1,0 +1,98 @@
+"""The front on disk: ``front.json``, which a report, a pick or a script reads without the task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..evaluators.base import Measurement
+from ..spaces.errors import RunError
+from .front import Front, Point
+from .journal import read
+from .result import Objective, Result
+from .store import write_atomically
+
+FRONT = "front.json"
+SCHEMA = 1
+
+
+def point_json(point: Point, folder: Path) -> dict[str, Any]:
+    """Return a point as JSON, its path relative to the run folder."""
+    return {
+        "id": point.id,
+        "trial": point.result.to_json(),
+        "final": {k: m.to_json() for k, m in point.final.items()},
+        "path": str(point.path.relative_to(folder)) if point.path else None,
+        "flags": list(point.flags),
+    }
+
+
+def _point_from(data: dict[str, Any], folder: Path) -> Point:
+    path = folder / data["path"] if data["path"] else None
+    if path is not None and not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"the path {data['path']!r} leaves the run folder")
+    return Point(
+        int(data["id"]),
+        Result.from_json(data["trial"]),
+        {k: Measurement.from_json(m) for k, m in data["final"].items()},
+        path,
+        tuple(data["flags"]),
+    )
+
+
+def save_front(front: Front, folder: Path, about: dict[str, Any]) -> None:
+    """Write ``front.json``, which `load_front` reads; ``about`` holds what the report says of the run."""
+    document = {
+        "schema": SCHEMA,
+        "objectives": [[o.name, o.direction] for o in front.objectives],
+        "quality": [front.quality.name, front.quality.direction],
+        "split": front.split,
+        "feasible": front.feasible,
+        "notes": list(front.notes),
+        "about": about,
+        "baseline": point_json(front.baseline, folder),
+        "points": [point_json(p, folder) for p in front.points],
+    }
+    write_atomically(folder / FRONT, json.dumps(document, indent=1).encode())
+
+
+def load_front(folder: Path) -> tuple[Front, dict[str, Any]]:
+    """Return the front of a finished run, and what is known about the run.
+
+    Raises
+    ------
+    RunError
+        If there is none, or it can't be read.
+    """
+    _, lines = read(folder)
+    path = folder / FRONT
+    try:
+        data = json.loads(path.read_bytes())
+        if data["schema"] != SCHEMA:
+            raise RunError(f"{path}: schema {data['schema']!r} is not {SCHEMA}. Use the paretopress that wrote it.")
+        quality = Objective(str(data["quality"][0]), data["quality"][1], True)
+        front = Front(
+            tuple(Objective(n, d, n == quality.name) for n, d in data["objectives"]),
+            quality,
+            _point_from(data["baseline"], folder),
+            tuple(_point_from(p, folder) for p in data["points"]),
+            tuple(result for result, _ in lines),
+            str(data["split"]),
+            bool(data["feasible"]),
+            tuple(data["notes"]),
+            folder,
+        )
+        about = dict(data["about"])
+    except FileNotFoundError:
+        raise RunError(
+            f"{folder}: the run has {len(lines)} trials but no front yet. Finish it with: paretopress resume {folder}"
+        ) from None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise RunError(f"{path}: can't be read ({error}). Write it again with: paretopress resume {folder}") from error
+    return front, about
+
+
+def open_front(folder: Path | str) -> Front:
+    """Return the front of a finished run; see `load_front` for the errors."""
+    return load_front(Path(folder))[0]
