@@ -128,8 +128,15 @@ def _codec(kind: object) -> type[Codec]:
     codec = found.get(str(kind))
     if codec is None or not issubclass(codec, Codec):
         known = [name for name, format_ in found.items() if issubclass(format_, Codec)]
-        raise ValueError(f"packed tensor: unknown codec {kind!r}. {nearest(str(kind), known)}")
+        raise _unknown("number format", kind, known)
     return codec
+
+
+def _unknown(what: str, kind: object, known: list[str]) -> ValueError:
+    return ValueError(
+        f"the {what} {kind!r} is unknown. If a technique of your own wrote it, import the module that registers it "
+        f"before loading. {nearest(str(kind), known)}"
+    )
 
 
 def _coder(kind: object) -> Coder:
@@ -137,7 +144,7 @@ def _coder(kind: object) -> Coder:
     coder = found.get(str(kind))
     if coder is None or not issubclass(coder, Coder):
         known = [name for name, format_ in found.items() if issubclass(format_, Coder)]
-        raise ValueError(f"packed tensor: unknown coder {kind!r}. {nearest(str(kind), known)}")
+        raise _unknown("entropy coder", kind, known)
     return coder()
 
 

@@ -10,30 +10,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..evaluators.base import Evaluator
 from ..spaces.errors import ModelError, SettingError
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from ..spaces.task import Task
-from .constraint import Constraint, check_constraints, violations
-from .engine import Budget, Engine
+from .constraint import violations
+from .engine import Engine
 from .executor import Executor, LocalExecutor, Resources
 from .facts import facts_of, notes
 from .final import conclude
-from .folder import Existing, check
+from .folder import Existing
 from .front import Front
 from .journal import Journal, identity
+from .plan import Plan, make_plan
 from .progress import Progress
 from .report.data import write_report
-from .result import Objective
-from .sampler import Sampler, check_sampler
 from .saved import save_front
 from .start import starting_recipes
 from .store import Store
-from .trial import Bench, Clock, Finished, Job, metrics_for
-
-#: Measured in every trial whatever the objectives: they cost next to nothing.
-ALWAYS = ("size", "macs", "bops", "parameters")
+from .trial import Bench, Clock, Finished, Job
 
 
 def search(
@@ -99,29 +94,24 @@ def search(
     SettingError, RunError, ModelError, DataError
         For what a user can mend, before the first trial.
     """
-    check_sampler(sampler)
-    limits = _budget(budget, minutes)
-    limited = tuple(Constraint.parse(c) for c in constraints)
-    quality = Objective(task.metric.name, task.metric.direction, True)
-    check_constraints(limited, quality)
-    goals, metrics = _goals(task, objectives, limited)
-    folder = Path(run) if run is not None else Path("runs") / task.name
-    resources = resources or Resources()
-    if executor not in ("ray", "local"):
-        raise SettingError("executor", executor, "must be 'ray' or 'local'")
-    check(folder, existing)
+    plan = make_plan(
+        task, objectives, budget=budget, minutes=minutes, constraints=constraints, sampler=sampler, seed=seed, run=run,
+        existing=existing, executor=executor, resources=resources,
+    )  # fmt: skip
+    if space is not None and not isinstance(space, Space):
+        raise SettingError("space", space, "must be a Space", f"Write Space.from_task(task, {space!r}).")
     space = space if space is not None else Space.from_task(task)
-    bench = Bench(task, space.sites, metrics, goals, max(1, int(resources.cpus)))
-    header = identity(task, space, goals)
+    bench = Bench(task, space.sites, plan.metrics, plan.objectives, max(1, int(plan.resources.cpus)))
+    folder, header = plan.folder, identity(task, space, plan.objectives)
     clock = Clock()
     with ExitStack() as stack:
         # Whatever can go wrong before the first trial goes wrong before the folder is touched.
         journal = stack.enter_context(Journal(folder, header)) if existing == "resume" else None
-        _check_measured(journal, metrics, folder)
+        _check_measured(journal, plan)
         with clock("baseline"):
             first = _baseline(bench, journal, seed)
         with clock("start workers"):
-            trials = _executor(executor, bench, resources)
+            trials = _executor(plan, bench)
         stack.callback(trials.close)
         if journal is None:
             journal = stack.enter_context(Journal(folder, header, fresh=existing == "fresh"))
@@ -130,9 +120,10 @@ def search(
         if first.data is not None:
             store.save(baseline.recipe.digest, first.data)
             journal.append(baseline)
-        watcher = stack.enter_context(Progress(limits, goals, baseline, progress))
-        sampling = Sampler(space, goals, sampler, seed, len(limited))
-        engine = Engine(space, goals, quality, limited, sampling, trials, journal, store, limits, seed, watcher)
+        watcher = stack.enter_context(Progress(plan.budget, plan.objectives, baseline, progress))
+        if bench.needs_class:
+            watcher.say(f"saved models will need the original's class to load (pass model=): {bench.needs_class}")
+        engine = Engine(plan, space, trials, journal, store, watcher)
         with _interrupts(engine, watcher), clock("search"):
             why = engine.run(starting_recipes(space))
         trials.close()  # before the final latencies: they need a quiet machine
@@ -140,47 +131,23 @@ def search(
         watcher.concluding(why)
         with clock("measure the front"):
             base, points, split = conclude(bench, best, baseline, store, folder, watcher.measured)
-        feasible = all(v <= 0 for r in best for v in violations(limited, r, baseline, quality))
-        front = Front(goals, quality, base, points, tuple(r for r, _ in journal.results), split, feasible, (), folder)
-        front = replace(front, notes=tuple(notes(front, space, limited, why, engine.repeats, bench.needs_class)))
-        facts = facts_of(task, space, sampler, seed, limits, len(journal.results), trials.slots, clock)
-        facts |= about or {}
+        results = tuple(r for r, _ in journal.results)
+        feasible = all(v <= 0 for r in best for v in violations(plan.constraints, r, baseline, plan.quality))
+        front = Front(plan.objectives, plan.quality, base, points, results, split, feasible, (), folder)
+        front = replace(front, notes=tuple(notes(front, space, plan, why, engine.repeats, bench.needs_class)))
+        facts = facts_of(task, space, plan, len(results), trials.slots, clock) | (about or {})
         save_front(front, folder, facts)
         write_report(front, facts, folder)
     return front
 
 
-def _budget(trials: int | None, minutes: float | None) -> Budget:
-    if trials is not None and (not isinstance(trials, int) or isinstance(trials, bool) or trials < 1):
-        raise SettingError("budget", trials, "must be a whole number of trials, at least 1", "Use minutes= for time.")
-    if minutes is not None and (not isinstance(minutes, int | float) or not 0 < minutes < float("inf")):
-        raise SettingError("minutes", minutes, "must be a number above 0")
-    if trials is None and minutes is None:
-        raise SettingError("budget", None, "no limit of trials or minutes is given", "Give budget= or minutes=.")
-    return Budget(trials, minutes)
-
-
-def _goals(
-    task: Task, objectives: Sequence[str] | None, limited: Sequence[Constraint]
-) -> tuple[tuple[Objective, ...], list[Evaluator]]:
-    """Return the objectives, and the evaluators that every trial runs."""
-    if isinstance(objectives, str):
-        raise SettingError("objectives", objectives, "must be a list of names", "Write ['accuracy', 'size'].")
-    names = list(objectives) if objectives is not None else [task.metric.name, "size"]
-    if len(names) < 2 or len(set(names)) != len(names):
-        raise SettingError("objectives", names, "must name at least two different metrics", "E.g. accuracy and size.")
-    metrics = metrics_for(task, [*names, *(c.metric for c in limited), task.metric.name, *ALWAYS])
-    by_name = {m.name: m for m in metrics}
-    return tuple(Objective(n, by_name[n].direction, n == task.metric.name) for n in names), metrics
-
-
-def _check_measured(journal: Journal | None, metrics: Sequence[Evaluator], folder: Path) -> None:
+def _check_measured(journal: Journal | None, plan: Plan) -> None:
     """Refuse a constraint on something that earlier trials didn't measure."""
     for result, _ in journal.results if journal is not None else ():
-        for metric in metrics:
+        for metric in plan.metrics:
             if result.status == "ok" and metric.name not in result.measurements:
                 raise SettingError(
-                    "constraints", metric.name, f"the trials in {folder} did not measure it",
+                    "constraints", metric.name, f"the trials in {plan.folder} did not measure it",
                     "Resume without this limit, or start over with it.",
                 )  # fmt: skip
 
@@ -199,12 +166,12 @@ def _baseline(bench: Bench, journal: Journal | None, seed: int) -> Finished:
     return finished
 
 
-def _executor(kind: str, bench: Bench, resources: Resources) -> Executor:
-    if kind == "local":
+def _executor(plan: Plan, bench: Bench) -> Executor:
+    if plan.executor == "local":
         return LocalExecutor(bench)
     from .ray_executor import RayExecutor  # noqa: PLC0415 - importing Ray takes a second that local runs don't owe
 
-    return RayExecutor(bench, resources)
+    return RayExecutor(bench, plan.resources)
 
 
 @contextmanager
@@ -220,8 +187,10 @@ def _interrupts(engine: Engine, watcher: Progress) -> Iterator[None]:
         engine.stopping = True
         watcher.say("stopping: the running trials finish, then the front is written (Ctrl-C again stops now)")
 
-    before = signal.signal(signal.SIGINT, stop)
+    caught = (signal.SIGINT, signal.SIGTERM)  # SIGTERM is what schedulers send
+    before = [signal.signal(which, stop) for which in caught]
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for which, handler in zip(caught, before):
+            signal.signal(which, handler)

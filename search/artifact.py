@@ -186,11 +186,11 @@ def loads(data: bytes, model: nn.Module | Callable[[], nn.Module] | None = None)
         kind = structure["kind"]
         if kind == "graph":
             loaded: nn.Module = read_graph(structure, tensors)
+            _assign(loaded, tensors)
         elif kind == "edits":
-            loaded = _edited(structure, model)
+            loaded = _fitted(structure, tensors, model)
         else:
             raise ValueError(f"unknown structure {kind!r}")
-        _assign(loaded, tensors)
     except ArtifactError:
         raise
     except (
@@ -202,7 +202,7 @@ def loads(data: bytes, model: nn.Module | Callable[[], nn.Module] | None = None)
         RecursionError,
         RuntimeError,
     ) as error:
-        raise ArtifactError(f"the file is damaged: {type(error).__name__}: {error}.") from error
+        raise ArtifactError(f"the file can't be read: {type(error).__name__}: {str(error).rstrip('.')}.") from error
     return loaded.eval()
 
 
@@ -217,6 +217,22 @@ def _read_tensors(entries: Any, parts: container.PartReader) -> dict[str, Tensor
             tensor = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
         tensors[name] = tensor
     return tensors
+
+
+def _fitted(
+    structure: Mapping[str, Any], tensors: Mapping[str, Tensor], model: nn.Module | Callable[[], nn.Module] | None
+) -> nn.Module:
+    """Return the user's model with the file's layers and tensors."""
+    loaded = _edited(structure, model)
+    try:
+        _assign(loaded, tensors, strict=True)
+    except (ArtifactError, AttributeError) as error:
+        source = structure.get("source")
+        raise ArtifactError(
+            f"the given model is not the one that this file was made from ({str(error).rstrip('.')}). "
+            "Pass the original model" + (f", which {source} builds." if source else ".")
+        ) from error
+    return loaded
 
 
 def _edited(structure: Mapping[str, Any], model: nn.Module | Callable[[], nn.Module] | None) -> nn.Module:
@@ -251,7 +267,8 @@ def _exists(model: nn.Module, path: str) -> bool:
     return True
 
 
-def _assign(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+def _assign(model: nn.Module, tensors: Mapping[str, Tensor], strict: bool = False) -> None:
+    """Give the model the file's tensors; ``strict`` compares shapes with values that are already there too."""
     for name, tensor in tensors.items():
         path, _, key = name.rpartition(".")
         owner = model.get_submodule(path)
@@ -261,7 +278,7 @@ def _assign(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             old = owner._buffers[key]
         else:
             raise ArtifactError(f"the file is damaged: the structure has no place for the tensor {name!r}.")
-        if old is not None and old.is_meta and old.shape != tensor.shape:
+        if old is not None and (old.is_meta or strict) and old.shape != tensor.shape:
             raise ArtifactError(
                 f"the file is damaged: {name} has shape {tuple(tensor.shape)}, its layer takes {tuple(old.shape)}."
             )
@@ -279,12 +296,6 @@ def _assign(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
             module._init_flat_weights()
-
-
-def recipe_of(data: bytes) -> Recipe:
-    """Return the recipe recorded in a file."""
-    document, _ = container.read(data)
-    return Recipe.from_json(document.get("recipe", []))
 
 
 def locate(path: Path | str) -> Path:

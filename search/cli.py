@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from ..spaces.errors import PressError, SettingError
+from ..spaces.task import UNNAMED
 from . import config as settings
 from .api import search as run_search
-from .folder import Existing
+from .folder import Existing, check
 from .front import Front, Point
+from .plan import make_plan
 from .report.data import FILE as REPORT
 from .report.data import write_report
 from .saved import load_front
@@ -31,6 +35,19 @@ _out = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 _err = Console(stderr=True, highlight=False)
 
 Folder = Annotated[Path, typer.Argument(help="The run folder, e.g. runs/digits.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _out.print(version("paretopress"))
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Search a network's per-layer compressions for the Pareto front of real, smaller models."""
 
 
 @app.command()
@@ -79,30 +96,32 @@ def resume(
 
 
 def _run(chosen: settings.Config, folder: Path, file: Path, existing: Existing, dry_run: bool) -> None:
+    check(folder, existing)  # before a task that may take a while to build
     task = chosen.build_task(file.resolve().parent)
+    if task.name == UNNAMED:
+        task.name = folder.name
+    options: dict[str, Any] = {
+        "objectives": chosen.objectives,
+        "budget": chosen.budget.trials,
+        "minutes": chosen.budget.minutes,
+        "constraints": chosen.constraints,
+        "sampler": chosen.sampler,
+        "seed": chosen.seed,
+        "run": folder,
+        "existing": existing,
+        "executor": chosen.executor,
+        "resources": chosen.resources(),
+    }
+    make_plan(task, **options)
     space = chosen.build_space(task)
     _out.print(f"{task.name}: {space!r}", soft_wrap=True)
     if dry_run:
         for note in space.notes:
             _out.print(f"note: {note}", soft_wrap=True)
         return
+    about = {"command": shlex.join(["paretopress", *sys.argv[1:]]), "config": chosen.model_dump(mode="json")}
     try:
-        front = run_search(
-            task,
-            space,
-            chosen.objectives,
-            budget=chosen.budget.trials,
-            minutes=chosen.budget.minutes,
-            constraints=chosen.constraints,
-            sampler=chosen.sampler,
-            seed=chosen.seed,
-            run=folder,
-            existing=existing,
-            executor=chosen.executor,
-            resources=chosen.resources(),
-            about={"command": f"paretopress search {file}", "config": chosen.model_dump(mode="json")},
-            prepared=lambda: settings.save(chosen, folder, file),
-        )
+        front = run_search(task, space, **options, about=about, prepared=lambda: settings.save(chosen, folder, file))
     except KeyboardInterrupt:
         _err.print(f"stopped; finished trials are kept. Continue with: paretopress resume {folder}", soft_wrap=True)
         raise typer.Exit(130) from None

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import json
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,22 @@ from .executor import Resources
 from .store import write_atomically
 
 FILE = "config.json"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which also refuses a key that is written twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, str) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key!r} is written twice", problem_mark=key_node.start_mark
+                )
+            if isinstance(key, str):
+                seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 class _Section(BaseModel):
@@ -74,8 +91,10 @@ class Config(_Section):
             task = function(**self.arguments)
         except PressError:
             raise
-        except TypeError as error:
-            raise SettingError("arguments", self.arguments, f"don't fit {self.task} ({error})") from error
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
+            raise SettingError("task", self.task, f"can't be built with arguments {self.arguments}: {where}") from error
         if not isinstance(task, Task):
             raise SettingError("task", self.task, f"returned a {type(task).__name__}, not a paretopress Task")
         task.source = task.source or self.task
@@ -150,7 +169,7 @@ def read_yaml(path: Path) -> Config:
     except UnicodeDecodeError as error:
         raise RunError(f"{path}: is not a text file ({error.reason}). Give the path of a YAML file.") from error
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

@@ -6,16 +6,16 @@ import random
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
-from .constraint import Constraint, violations
+from .constraint import violations
 from .executor import Executor
 from .journal import Journal
 from .pareto import best_results
-from .result import Objective, Result
+from .plan import Plan
+from .result import Result
 from .sampler import Proposal, Sampler
 from .store import Store
 from .trial import Finished, Job
@@ -28,14 +28,6 @@ _DRAWS = 2000
 _TICK = 0.5
 
 
-@dataclass(frozen=True)
-class Budget:
-    """When to stop asking: after ``trials`` different recipes in all, or ``minutes`` in this session."""
-
-    trials: int | None = None
-    minutes: float | None = None
-
-
 class Watcher(Protocol):
     """Is told of everything that happens, e.g. to draw a progress bar."""
 
@@ -44,53 +36,51 @@ class Watcher(Protocol):
         ...
 
 
-@dataclass
 class Engine:
     """One session of a run.
 
-    Attributes
+    Parameters
     ----------
-    space, objectives, quality, constraints
-        What is searched for.
-    sampler, executor, journal, store
-        Collaborators.
-    budget
-        When to stop.
-    seed
-        Trials are seeded by it and their recipe, so that a recipe has one result whoever asks for it.
+    plan
+        Objectives, constraints, budget, sampler and seed. Trials are seeded by the run's seed and their recipe, so
+        that a recipe has one result whoever asks for it.
+    space
+        What is searched.
+    executor, journal, store
+        Where trials run, and where results and files are kept.
+    watcher
+        Is told of every finished trial.
     """
 
-    space: Space
-    objectives: tuple[Objective, ...]
-    quality: Objective
-    constraints: tuple[Constraint, ...]
-    sampler: Sampler
-    executor: Executor
-    journal: Journal
-    store: Store
-    budget: Budget
-    seed: int
-    watcher: Watcher | None = None
-
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        space: Space,
+        executor: Executor,
+        journal: Journal,
+        store: Store,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self.plan, self.space, self.executor = plan, space, executor
+        self.journal, self.store, self.watcher = journal, store, watcher
+        self.sampler = Sampler(space, plan.objectives, plan.sampler, plan.seed, len(plan.constraints))
         self.results: dict[str, Result] = {}
         self.stopping = False
         self.repeats = 0
         self._running: dict[str, list[Proposal]] = {}
-        self._random = random.Random(self.seed)
-        for result, attributes in self.journal.results:
+        self._random = random.Random(plan.seed)
+        for result, _ in journal.results:
             self.results[result.recipe.digest] = result
+        for result, attributes in journal.results:
             self.sampler.recall(result, self._violations(result), attributes)
 
     def _violations(self, result: Result) -> list[float]:
-        if not self.constraints or (result.recipe.is_baseline and result.status == "failed"):
-            return []
-        base = self.results.get(Recipe().digest, result)
-        return violations(self.constraints, result, base, self.quality)
+        baseline = self.results[Recipe().digest]
+        return violations(self.plan.constraints, result, baseline, self.plan.quality)
 
     def run(self, starting: Sequence[Recipe]) -> str:
         """Search until the budget is spent; return why it ended: "trials", "minutes", "exhausted" or "interrupted"."""
-        deadline = time.monotonic() + 60 * self.budget.minutes if self.budget.minutes is not None else None
+        deadline = time.monotonic() + 60 * self.plan.budget.minutes if self.plan.budget.minutes is not None else None
         queue = deque(r for r in starting if r.digest not in self.results)
         while True:
             why = self._why_stop(deadline)
@@ -112,7 +102,7 @@ class Engine:
             return "interrupted"
         if deadline is not None and time.monotonic() >= deadline:
             return "minutes"
-        if self.budget.trials is not None and len(self.results) + len(self._running) >= self.budget.trials:
+        if self.plan.budget.trials is not None and len(self.results) + len(self._running) >= self.plan.budget.trials:
             return "trials"
         return ""
 
@@ -140,17 +130,21 @@ class Engine:
     def _submit(self, proposal: Proposal) -> None:
         recipe = proposal.recipe
         number = len(self.results) + len(self._running)
-        seed = int(recipe.digest[:8], 16) ^ self.seed
+        seed = int(recipe.digest[:8], 16) ^ self.plan.seed
         self._running[recipe.digest] = [proposal]
         # With constraints a dominated result may still be the answer: its file is always sent.
-        front = [] if self.constraints else [[o.loss(r.value(o.name)) for o in self.objectives] for r in self.front()]
+        front = (
+            []
+            if self.plan.constraints
+            else [[o.loss(r.value(o.name)) for o in self.plan.objectives] for r in self.front()]
+        )
         self.executor.submit(Job(number, recipe, seed, proposal.origin), front)
 
     def front(self) -> list[Result]:
         """Return the best results: non-dominated among those that keep all constraints, or, if none does,
         among those that break them least.
         """
-        return best_results(list(self.results.values()), self.objectives, self._violations)
+        return best_results(list(self.results.values()), self.plan.objectives, self._violations)
 
     def _record(self, finished: Finished) -> None:
         result = finished.result

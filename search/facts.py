@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
 from ..spaces.space import Space
 from ..spaces.task import Task
-from .constraint import Constraint
-from .engine import Budget
 from .front import Front
+from .plan import Plan
 from .trial import Clock
 
 
-def notes(
-    front: Front, space: Space, limited: Sequence[Constraint], why: str, repeats: int, needs_class: str
-) -> Iterator[str]:
+def notes(front: Front, space: Space, plan: Plan, why: str, repeats: int, needs_class: str) -> Iterator[str]:
     """Yield sentences on how the run ended and on what its figures leave out."""
     ends = {
         "trials": "The run ended because its budget of trials was spent.",
@@ -28,8 +25,8 @@ def notes(
         "interrupted": "The run was interrupted; the front is what was found until then. It can be resumed.",
     }
     yield ends[why]
-    if limited and not front.feasible:
-        wanted = "; ".join(c.text for c in limited)
+    if plan.constraints and not front.feasible:
+        wanted = "; ".join(c.text for c in plan.constraints)
         yield f"No trial keeps all constraints ({wanted}): the points shown are the nearest ones."
     if front.split == "validation":
         yield "The task has no test split: the final figures are on validation data, which the search optimised."
@@ -48,23 +45,21 @@ def notes(
     yield from space.notes
 
 
-def facts_of(
-    task: Task, space: Space, sampler: str, seed: int, limits: Budget, trials: int, slots: int, clock: Clock
-) -> dict[str, Any]:
+def facts_of(task: Task, space: Space, plan: Plan, trials: int, slots: int, clock: Clock) -> dict[str, Any]:
     """Return what ``front.json`` keeps of the run beside its points."""
     budget = " or ".join(
         part
         for part in (
-            f"{limits.trials} trials" if limits.trials is not None else "",
-            f"{limits.minutes:g} minutes" if limits.minutes is not None else "",
+            f"{plan.budget.trials} trials" if plan.budget.trials is not None else "",
+            f"{plan.budget.minutes:g} minutes" if plan.budget.minutes is not None else "",
         )
         if part
     )
     return {
         "name": task.name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
-        "seed": seed,
-        "sampler": sampler,
+        "seed": plan.seed,
+        "sampler": plan.sampler,
         "budget": budget,
         "trials": trials,
         "slots": slots,

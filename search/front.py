@@ -18,7 +18,7 @@ from .pareto import scaled_hypervolume
 from .result import Objective, Result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Point:
     """One model of the front.
 
@@ -41,6 +41,11 @@ class Point:
     final: Mapping[str, Measurement] = field(default_factory=dict)
     path: Path | None = None
     flags: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        names = list(dict.fromkeys((*self.final, *self.result.measurements)))
+        figures = ", ".join(f"{name} {self.value(name):.6g}" for name in names)
+        return f"Point({self.id}: {figures})" + (f" ! {'; '.join(self.flags)}" if self.flags else "")
 
     @property
     def recipe(self) -> Recipe:
@@ -82,7 +87,7 @@ class Point:
         return load(self.path, model)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Front:
     """The Pareto front of compressed models.
 
@@ -117,6 +122,11 @@ class Front:
     feasible: bool = True
     notes: tuple[str, ...] = ()
     folder: Path | None = None
+
+    def __repr__(self) -> str:
+        place = f", {self.folder}" if self.folder is not None else ""
+        head = f"Front({len(self)} points of {len(self.results)} trials, hypervolume {self.hypervolume:.3f}{place})"
+        return "\n  ".join([head, *map(repr, self.points)])
 
     def __iter__(self) -> Iterator[Point]:
         return iter(self.points)
@@ -206,7 +216,7 @@ class Front:
         """
         points = list(self.points)
         if max_accuracy_drop is not None:
-            if not math.isfinite(max_accuracy_drop):
+            if not isinstance(max_accuracy_drop, int | float) or not math.isfinite(max_accuracy_drop):
                 raise SettingError("max_accuracy_drop", max_accuracy_drop, "must be a finite number")
             points = [p for p in points if self.drop(p) <= max_accuracy_drop + 1e-12]
         for metric, limit in (at_most or {}).items():

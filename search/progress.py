@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from .engine import Budget
 from .pareto import scaled_hypervolume
+from .plan import Budget
 from .result import Objective, Result
 
 #: Seconds between lines where there is no terminal.
-_EVERY = 15.0
+_EVERY = 5.0
 
 
 class Progress:

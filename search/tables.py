@@ -9,8 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..evaluators.base import Measurement, evaluators
-from ..spaces.catalogue import technique, techniques
-from ..spaces.recipe import Step
+from ..spaces.catalogue import in_stage_order, techniques
 from .front import Front, Point
 
 _COLUMNS = ("size", "macs", "latency", "memory")
@@ -51,7 +50,9 @@ def front_table(front: Front) -> Table:
     quality = front.quality.name
     extra = [o.name for o in front.objectives if o.name not in (quality, *_COLUMNS)]
     table = Table(title=f"Pareto front · {quality} on {front.split} with 95 % interval", title_justify="left")
-    table.caption = "latency: eager PyTorch, one thread, against the original"
+    table.caption = (
+        "latency: eager PyTorch, one thread, against the original · !: has a warning, see pick or the report"
+    )
     table.add_column("point", justify="right")
     table.add_column(quality)
     table.add_column("validation")
@@ -87,13 +88,9 @@ def point_table(point: Point, front: Front) -> Table:
         )  # fmt: skip
     sites = list(dict.fromkeys(s.site for s in point.recipe.steps))
     for site in sites:
-        choices = [f"{s.technique} {_settings(s.params)}".strip() for s in sorted(point.recipe.at(site), key=_stage)]
+        choices = [f"{s.technique} {_settings(s.params)}".strip() for s in in_stage_order(point.recipe.at(site))]
         table.add_row(escape(site), escape(" · ".join(choices)), "")
     return table
-
-
-def _stage(step: Step) -> int:
-    return technique(step.technique).stage
 
 
 def _settings(params: Sequence[tuple[str, object]]) -> str:

@@ -18,7 +18,7 @@ from ..compressors.batchnorm import reestimate
 from ..compressors.draft import Context, Draft
 from ..evaluators.accuracy import Quality
 from ..evaluators.base import Evaluator, Measurement, Subject, evaluator
-from ..spaces.catalogue import technique
+from ..spaces.catalogue import in_stage_order, technique
 from ..spaces.data import Batches
 from ..spaces.recipe import Recipe
 from ..spaces.site import Site
@@ -151,7 +151,7 @@ class Bench:
         clock = clock or Clock()
         context = Context(self.task, self.sites, seed)
         draft = Draft.of(self.task.model)
-        steps = sorted(recipe.steps, key=lambda s: (technique(s.technique).stage, s.site))
+        steps = in_stage_order(recipe.steps)
         recovering = False
         for step in steps:
             entry = technique(step.technique)

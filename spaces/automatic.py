@@ -84,15 +84,6 @@ def build_space(task: Task, wanted: Techniques | None = None, layers: str | Iter
 
 
 def _untrainable(task: Task) -> tuple[str, str] | None:
-    """Return why nothing can be trained, and what to do; None if training is possible."""
-    if task.train is None:
-        return "it needs training data, and the task has none", "Give Task train=."
-    if not any(p.requires_grad for p in task.model.parameters()):
-        return "it trains, and every parameter of the model has requires_grad=False", "Unfreeze the layers to train."
-    return None
-
-
-def _untrainable(task: Task) -> tuple[str, str] | None:
     """Return why nothing can be trained and what to do, or None."""
     if task.train is None:
         return "it needs training data, and the task has none", "Give Task train=."

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Protocol, TypeVar, runtime_checkable
 
 from .knob import Knob
+from .recipe import Step
 from .registry import Registry
 from .site import Site
 from .stage import Stage
@@ -67,6 +68,12 @@ def register(technique: T) -> T:
 def technique(name: str) -> Technique:
     """Return the technique of that name, or raise SettingError with the nearest known one."""
     return REGISTRY.get(name)
+
+
+def in_stage_order(steps: Iterable[Step]) -> list[Step]:
+    """Return steps as they are applied; those of techniques that aren't installed here come last."""
+    known = techniques()
+    return sorted(steps, key=lambda s: (known[s.technique].stage if s.technique in known else len(Stage) + 1, s.site))
 
 
 def techniques() -> Mapping[str, Technique]:

@@ -26,12 +26,23 @@ def plain(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     """
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):
-            for name in list(getattr(module, "parametrizations")):  # noqa: B009 - set by torch, unknown to mypy
-                parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+            _bake(module)
     if not any(isinstance(m, nn.MultiheadAttention) for m in model.modules()):
         return model
     converted = convert_attention(copy.deepcopy(model)).eval()
     return converted if _equal(model, converted, inputs) else model
+
+
+def _bake(module: nn.Module) -> None:
+    """Replace parametrised tensors by their values. torch's own removal would edit the class that a deep copy
+    shares with the user's model, and break that.
+    """
+    names = [name for name, _ in module.get_submodule("parametrizations").named_children()]
+    values = {name: getattr(module, name).detach().clone() for name in names}
+    del module._modules["parametrizations"]
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        setattr(module, name, nn.Parameter(value))
 
 
 def _equal(model: nn.Module, converted: nn.Module, inputs: tuple[Tensor, ...]) -> bool:

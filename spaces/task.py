@@ -19,6 +19,9 @@ from .metric import ACCURACY, Metric
 from .plain import plain
 from .seeding import seeded
 
+#: The name of a task that was given none.
+UNNAMED = "task"
+
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -75,7 +78,7 @@ class Task:
         metric: Metric = ACCURACY,
         loss: Loss = F.cross_entropy,
         example: Tensor | tuple[Tensor, ...] | None = None,
-        name: str = "task",
+        name: str = UNNAMED,
         source: str | None = None,
     ) -> None:
         if not name or any(c in name for c in "/\\\0") or name.startswith("."):

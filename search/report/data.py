@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...spaces.catalogue import technique
+from ...spaces.catalogue import in_stage_order
 from ..front import Front, Point
 from ..pareto import nondominated, scaled_hypervolume
 from ..result import Result
@@ -53,7 +53,7 @@ def report_data(front: Front, about: Mapping[str, Any]) -> dict[str, Any]:
 
 def _point(point: Point, front: Front, folder: Path) -> dict[str, Any]:
     layers: dict[str, list[dict[str, Any]]] = {}
-    for step in sorted(point.recipe.steps, key=lambda s: technique(s.technique).stage):
+    for step in in_stage_order(point.recipe.steps):
         layers.setdefault(step.site, []).append({"technique": step.technique, "params": step.options})
     return {
         "id": point.id,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from paretopress.compressors.draft import Draft
 from paretopress.search import container
-from paretopress.search.artifact import FILE, dumps, load, loads, recipe_of
+from paretopress.search.artifact import FILE, dumps, load, loads
 from paretopress.search.graph import UntraceableError, read_graph, write_graph
 from paretopress.search.modules import build, describe
 from paretopress.spaces.attention import convert_attention
@@ -167,7 +167,8 @@ def test_the_recipe_is_in_the_file() -> None:
     """The file says how it was made."""
     recipe = Recipe.of([Step.of("fc", "svd", fraction=0.5)])
     model = TwoInputs().eval()
-    assert recipe_of(dumps(Draft.of(model), model, recipe, 2).data) == recipe
+    document, _ = container.read(dumps(Draft.of(model), model, recipe, 2).data)
+    assert Recipe.from_json(document["recipe"]) == recipe
 
 
 def test_half_precision_and_integer_tensors_survive() -> None:
@@ -283,3 +284,10 @@ def test_graph_text_is_stable() -> None:
     again, _ = write_graph(model, 2)
     assert json.dumps(first) == json.dumps(again)
     assert [n.name for n in read_graph(first, tensors).graph.nodes] == [n[1] for n in first["nodes"]]
+
+
+def test_another_model_than_the_original_is_told_apart() -> None:
+    """Given a model that the file was not made from, the message says that, and not that the file is damaged."""
+    _, data, _, _ = saved("branching")
+    with pytest.raises(ArtifactError, match="not the one that this file was made from"):
+        loads(data, nn.Linear(3, 3))

@@ -81,6 +81,27 @@ def test_report_is_written_again(folder: Path) -> None:
     assert "block1.conv1" in page
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("objectives: [acuracy, size]", "accuracy"),
+        ("constraints: ['accuracy dorp <= 2%']", "must read like"),
+        ("constraints: ['acuracy drop <= 2%']", "Did you mean 'accuracy'"),
+        ("sampler: tpee", "Did you mean 'tpe'"),
+        ("seed: -1", "2**32"),
+    ],
+)
+def test_a_dry_run_finds_what_a_run_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], change: str, expected: str
+) -> None:
+    """Checking everything means everything."""
+    key = change.partition(":")[0]
+    lines = [line for line in YAML.splitlines() if not line.startswith(key)]
+    (tmp_path / "d.yaml").write_text("\n".join([*lines, change]))
+    monkeypatch.chdir(tmp_path)
+    assert expected in refused("search", "d.yaml", "--dry-run", capsys=capsys)
+
+
 def test_techniques_are_listed(tmp_path: Path) -> None:
     """All seven techniques and the metrics are there, with the layers they support and what they need."""
     text = command("techniques", cwd=tmp_path).stdout

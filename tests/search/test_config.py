@@ -58,6 +58,7 @@ def test_everything_that_can_be_set_is_read(tmp_path: Path) -> None:
         ("- 1\n- 2", "keys and values"),
         ("", "keys and values"),
         ("task: a:b\nobjectives: [accuracy, size\nseed: 1", "line 3"),
+        ("task: a:b\nseed: 1\nseed: 2", "'seed' is written twice"),
         ("task: !!python/object/apply:os.system ['true']", "not valid YAML"),
     ],
 )
@@ -93,6 +94,9 @@ def test_a_function_that_returns_no_task_is_refused(tmp_path: Path) -> None:
     (tmp_path / "odd_tasks.py").write_text("def number():\n    return 3\n")
     with pytest.raises(SettingError, match="returned a int"):
         Config(task="odd_tasks:number").build_task(tmp_path)
+    (tmp_path / "failing_tasks.py").write_text("def task():\n    return open('/nowhere')\n")
+    with pytest.raises(SettingError, match=r"FileNotFoundError.*failing_tasks\.py, line 2"):
+        Config(task="failing_tasks:task").build_task(tmp_path)
     with pytest.raises(SettingError, match="arguments"):
         Config(task="odd_tasks:number", arguments={"x": 1}).build_task(tmp_path)
 

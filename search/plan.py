@@ -1,0 +1,118 @@
+"""A run's settings, checked together before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..evaluators.base import Evaluator, evaluators
+from ..spaces.errors import SettingError, nearest
+from ..spaces.task import Task
+from .constraint import Constraint, check_constraints
+from .executor import Resources
+from .folder import Existing, check
+from .result import Objective
+from .sampler import check_sampler
+from .trial import metrics_for
+
+#: Measured in every trial whatever the objectives: they cost next to nothing.
+ALWAYS = ("size", "macs", "bops", "parameters")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop asking: after ``trials`` different recipes in all, or ``minutes`` in this session."""
+
+    trials: int | None = None
+    minutes: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `make_plan` found to be in order."""
+
+    objectives: tuple[Objective, ...]
+    quality: Objective
+    metrics: tuple[Evaluator, ...]
+    constraints: tuple[Constraint, ...]
+    budget: Budget
+    sampler: str
+    seed: int
+    folder: Path
+    existing: Existing
+    executor: str
+    resources: Resources
+
+
+def make_plan(
+    task: Task,
+    objectives: Sequence[str] | None = None,
+    *,
+    budget: int | None = 50,
+    minutes: float | None = None,
+    constraints: Sequence[str] = (),
+    sampler: str = "tpe",
+    seed: int = 0,
+    run: str | Path | None = None,
+    existing: Existing = "refuse",
+    executor: str = "ray",
+    resources: Resources | None = None,
+) -> Plan:
+    """Return the checked settings; the arguments are those of `search`.
+
+    Raises
+    ------
+    SettingError, RunError
+        For the first setting that can't be used.
+    """
+    check_sampler(sampler)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise SettingError("seed", seed, "must be a whole number from 0 to 2**32 - 1")
+    if executor not in ("ray", "local"):
+        raise SettingError("executor", executor, "must be 'ray' or 'local'")
+    quality = Objective(task.metric.name, task.metric.direction, True)
+    if quality.name in evaluators():
+        raise SettingError("metric", quality.name, "is the name of a built-in metric", "Give yours another name.")
+    limits = _constraints(constraints, quality)
+    names = _names(objectives, quality)
+    metrics = tuple(metrics_for(task, [*names, *(c.metric for c in limits), quality.name, *ALWAYS]))
+    directions = {m.name: m.direction for m in metrics}
+    goals = tuple(Objective(n, directions[n], n == quality.name) for n in names)
+    folder = Path(run) if run is not None else Path("runs") / task.name
+    check(folder, existing)
+    return Plan(
+        goals, quality, metrics, limits, _budget(budget, minutes), sampler, seed, folder, existing, executor,
+        resources or Resources(),
+    )  # fmt: skip
+
+
+def _names(objectives: Sequence[str] | None, quality: Objective) -> list[str]:
+    if isinstance(objectives, str):
+        raise SettingError("objectives", objectives, "must be a list of names", "Write ['accuracy', 'size'].")
+    names = list(objectives) if objectives is not None else [quality.name, "size"]
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise SettingError("objectives", names, "must name at least two different metrics", "E.g. accuracy and size.")
+    return names
+
+
+def _constraints(constraints: Sequence[str], quality: Objective) -> tuple[Constraint, ...]:
+    if isinstance(constraints, str):
+        raise SettingError("constraints", constraints, "must be a list", f"Write [{constraints!r}].")
+    limits = tuple(Constraint.parse(c) for c in constraints)
+    known = {quality.name, *evaluators()}
+    for limit in limits:
+        if limit.metric not in known:
+            raise SettingError("constraints", limit.text, "names no metric", nearest(limit.metric, known))
+    check_constraints(limits, quality)
+    return limits
+
+
+def _budget(trials: int | None, minutes: float | None) -> Budget:
+    if trials is not None and (not isinstance(trials, int) or isinstance(trials, bool) or trials < 1):
+        raise SettingError("budget", trials, "must be a whole number of trials, at least 1", "Use minutes= for time.")
+    if minutes is not None and (not isinstance(minutes, int | float) or not 0 < minutes < float("inf")):
+        raise SettingError("minutes", minutes, "must be a number above 0")
+    if trials is None and minutes is None:
+        raise SettingError("budget", None, "no limit of trials or minutes is given", "Give budget= or minutes=.")
+    return Budget(trials, minutes)
