@@ -24,10 +24,10 @@ def notes(front: Front, space: Space, plan: Plan, why: str, repeats: int, needs_
         "exhausted": "The run ended because every recipe of the space was tried.",
         "interrupted": "The run was interrupted; the front is what was found until then. It can be resumed.",
     }
-    yield ends[why]
     if plan.constraints and not front.feasible:
         wanted = "; ".join(c.text for c in plan.constraints)
         yield f"No trial keeps all constraints ({wanted}): the points shown are the nearest ones."
+    yield ends[why]
     if front.split == "validation":
         yield "The task has no test split: the final figures are on validation data, which the search optimised."
     if len(front) == 1 and front[0].recipe.is_baseline:

@@ -119,11 +119,24 @@ function focus() {
   all.sort((a, b) => a.value - b.value);
   const [q1, q3] = [0.25, 0.75].map((q) => all[Math.round(q * (all.length - 1))]?.value);
   const inside = all.filter((f) => Math.abs(f.value - (q1 + q3) / 2) <= 3.5 * (q3 - q1)); // three times the spread beyond it
-  if (inside.length === all.length || q1 === q3) return null;
+  if (!inside.length) return null;
   const low = Math.min(...inside.map((f) => f.low ?? f.value));
   const high = Math.max(...inside.map((f) => f.high ?? f.value));
-  const margin = 0.06 * (high - low);
-  return { range: [low - margin, high + margin], outside: all.length - inside.length };
+  if (high === low) return null;
+  // Trials that are no answer may not flatten the front either: those within one more height of it stay in view.
+  const tried = data.trials.map((t) => t.values[state.y]).filter((v) => typeof v === "number");
+  const near = tried.filter((v) => v >= low - (high - low) && v <= high + (high - low));
+  const far = tried.length - near.length;
+  if (inside.length === all.length && !far) return null;
+  const [bottom, top] = [Math.min(low, ...near), Math.max(high, ...near)];
+  const margin = 0.06 * (top - bottom);
+  return { range: [bottom - margin, top + margin], points: all.length - inside.length, trials: far };
+}
+
+function outsideText(near) {
+  const counted = (n, word) => (n ? `${n} ${n === 1 && word.endsWith("s") ? word.slice(0, -1) : word}` : "");
+  const parts = [counted(near.points, "points"), counted(near.trials, "other trials")].filter(Boolean);
+  return `${parts.join(" and ")} ${near.points + near.trials === 1 ? "lies" : "lie"} outside this range.`;
 }
 
 function axisLayout(metric, log) {
@@ -151,8 +164,7 @@ function drawScatter(width) {
   const focused = focus();
   const near = state.whole ? null : focused;
   byId("whole-label").hidden = focused === null;
-  const are = near?.outside === 1 ? "1 point lies" : `${near?.outside} points lie`;
-  byId("outside").textContent = near ? `${are} outside this range.` : "";
+  byId("outside").textContent = near ? outsideText(near) : "";
   const layout = {
     ...base(), width, margin: { l: 56, r: 18, t: 34, b: 52 },
     xaxis: axisLayout(metrics.get(state.x), state.xLog), yaxis: axisLayout(metrics.get(state.y), state.yLog),

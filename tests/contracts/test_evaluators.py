@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from paretopress.evaluators import Quality
 from paretopress.evaluators.base import Evaluator, Measurement, Subject, evaluator, evaluators
 from paretopress.evaluators.latency import Latency
+from paretopress.spaces.data import Batches
 from paretopress.spaces.task import Task
 
 #: Metrics that measure time; all others are exact.
@@ -188,10 +189,13 @@ def test_a_metric_crosses_a_process_boundary(metric: Evaluator) -> None:
 @each
 def test_half_precision_is_measured_as_it_is(metric: Evaluator, subject: Subject) -> None:
     """A model that came back from its file with smaller tensors must not break a metric of cost."""
-    data = [
-        (tuple(a.bfloat16() if a.is_floating_point() else a for a in args), target)
-        for args, target in subject.task.validation
-    ]
-    task = Task(copy.deepcopy(subject.task.model).bfloat16(), data)
-    measured = metric.measure(Subject(copy.deepcopy(task.model), task, task.validation, subject.file_bytes))
+
+    def halved(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(a.bfloat16() if a.is_floating_point() else a for a in args)
+
+    batches = Batches([(halved(args), target) for args, target in subject.task.validation], "validation", keep=True)
+    task = copy.copy(subject.task)
+    task.example = halved(task.example)
+    model = copy.deepcopy(task.model).bfloat16()
+    measured = metric.measure(Subject(model, task, batches, subject.file_bytes, baseline=copy.deepcopy(model)))
     assert math.isfinite(measured.value)
