@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -10,12 +11,15 @@ import torch
 from torch import Tensor
 
 from .errors import DataError
+from .seeding import seeded
 
 Batch = tuple[tuple[Tensor, ...], Tensor]
 Source = Iterable[Any] | Callable[[], Iterable[Any]]
 
 #: Splits up to this many bytes are kept as tensors, so that a user's loader runs once, not once a trial.
 KEEP_BYTES = 1 << 30
+
+_END = object()
 
 
 def as_batch(item: Any, split: str) -> Batch:
@@ -89,12 +93,14 @@ class Batches:
             raise DataError(
                 f"{self.split} data: a {type(source).__name__} can't be iterated. Give a DataLoader."
             ) from None
-        count = 0
-        for item in items:
-            count += 1
-            yield as_batch(item, self.split)
-        if not count:
+        # A loader that shuffles draws its order at the first batch: a split that is measured on is always the same.
+        with seeded(0) if self.keep else nullcontext():
+            item = next(items, _END)
+        if item is _END:
             raise DataError(f"{self.split} data: the loader yields nothing. Give at least one batch.")
+        while item is not _END:
+            yield as_batch(item, self.split)
+            item = next(items, _END)
 
     def _first_pass(self) -> Iterator[Batch]:
         kept: list[Batch] | None = []

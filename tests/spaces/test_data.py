@@ -178,3 +178,17 @@ def test_data_loader_works_as_it_is() -> None:
     """PyTorch's own DataLoader needs no wrapping."""
     loader = DataLoader(TensorDataset(*rows(0, 5)), batch_size=2)
     assert targets(Batches(loader, "validation", keep=True)) == [0, 1, 2, 3, 4]
+
+
+def test_a_measured_split_has_one_order_even_if_its_loader_shuffles() -> None:
+    """Whatever was drawn before, validation comes in the same order, so that a run can be resumed."""
+    data = TensorDataset(torch.arange(40.0)[:, None], torch.arange(40))
+
+    def order(noise: int) -> list[int]:
+        torch.manual_seed(noise)
+        split = Batches(DataLoader(data, batch_size=8, shuffle=True), "validation", keep=True)
+        split.first()
+        return [int(y) for _, target in split for y in target]
+
+    assert order(1) == order(2)
+    assert order(1) != list(range(40))
