@@ -50,9 +50,7 @@ def front_table(front: Front) -> Table:
     quality = front.quality.name
     extra = [o.name for o in front.objectives if o.name not in (quality, *_COLUMNS)]
     table = Table(title=f"Pareto front · {quality} on {front.split} with 95 % interval", title_justify="left")
-    table.caption = (
-        "latency: eager PyTorch, one thread, against the original · !: has a warning, see pick or the report"
-    )
+    table.caption = "latency: eager PyTorch, one thread, against the original · ! has a warning: see pick"
     table.add_column("point", justify="right")
     table.add_column(quality)
     table.add_column("validation")
