@@ -162,7 +162,10 @@ def _baseline(bench: Bench, journal: Journal | None, seed: int) -> Finished:
             return Finished(result)
     finished = bench.run(Job(0, Recipe(), seed, "baseline"))
     if finished.result.status == "failed":
-        raise ModelError(f"the unmodified model can't be saved and measured: {finished.result.error}.")
+        raise ModelError(
+            f"the unmodified model can't be saved and measured: {finished.result.error}. "
+            "Every validation batch must run and give finite outputs, and the same batch the same ones each time."
+        )
     return finished
 
 

@@ -15,6 +15,7 @@ from ..spaces.errors import PressError, SettingError
 from ..spaces.task import UNNAMED
 from . import config as settings
 from .api import search as run_search
+from .artifact import locate
 from .folder import Existing, check
 from .front import Front, Point
 from .plan import make_plan
@@ -159,6 +160,8 @@ def pick(
     chosen = _numbered(front, point) if point is not None else front.pick(
         max_accuracy_drop=max_accuracy_drop, minimise=minimise
     )  # fmt: skip
+    if chosen.path is not None:
+        locate(chosen.path)
     _out.print(point_table(chosen, front))
     for flag in chosen.flags:
         _out.print(f"! {flag}", style="yellow", soft_wrap=True)

@@ -219,15 +219,19 @@ class Front:
             if not isinstance(max_accuracy_drop, int | float) or not math.isfinite(max_accuracy_drop):
                 raise SettingError("max_accuracy_drop", max_accuracy_drop, "must be a finite number")
             points = [p for p in points if self.drop(p) <= max_accuracy_drop + 1e-12]
-        for metric, limit in (at_most or {}).items():
-            self._direction(metric)
-            points = [p for p in points if p.value(metric) <= limit]
         if not points and self.points:
             nearest_point = min(self.points, key=self.drop)
             raise RunError(
                 f"no point of the front is good enough; the best one is point {nearest_point.id} with a drop of "
                 f"{self.drop(nearest_point):.4g} in {self.quality.name}. Allow more, or search longer."
             )
+        for metric, limit in (at_most or {}).items():
+            self._direction(metric)
+            kept = [p for p in points if p.value(metric) <= limit]
+            if points and not kept:
+                lowest = min(p.value(metric) for p in points)
+                raise RunError(f"no point that is good enough has {metric} <= {limit:g}; the lowest is {lowest:.6g}.")
+            points = kept
         return self._best(points, minimise)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -66,6 +66,8 @@ def make_plan(
     SettingError, RunError
         For the first setting that can't be used.
     """
+    if not isinstance(task, Task):
+        raise SettingError("task", task, "must be a Task", "Write Task(model, validation=...).")
     check_sampler(sampler)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise SettingError("seed", seed, "must be a whole number from 0 to 2**32 - 1")

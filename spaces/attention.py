@@ -73,12 +73,6 @@ class Attention(nn.Module):
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
         """Return the attended values, shaped like ``query``, and None for the weights, which are never formed."""
-        if query.ndim == 2:  # no batch dimension, as nn.MultiheadAttention allows
-            padding = None if key_padding_mask is None else key_padding_mask[None]
-            axis = 0 if self.batch_first else 1
-            parts = (t.unsqueeze(axis) for t in (query, key, value))
-            out, _ = self(*parts, padding, attn_mask=attn_mask, is_causal=is_causal)
-            return out.squeeze(axis), None
         if not self.batch_first:
             query, key, value = (t.transpose(0, 1) for t in (query, key, value))
         batch, length = query.shape[0], query.shape[1]

@@ -143,6 +143,7 @@ def by_hand(task: Task, choices: Mapping[str, Techniques]) -> Space:
         for name, settings in _chosen(wanted).items():
             entry = technique(name)
             supported = [s for s in here if entry.supports(s)]
+            _check_names(entry, sites, settings)
             if not supported:
                 kinds = sorted({s.kind for s in here})
                 raise SettingError(f"technique for {glob}", name, f"supports none of these layers ({', '.join(kinds)})")

@@ -22,7 +22,8 @@ def plain(model: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
 
     Weight norm, spectral norm and other parametrisations of `torch.nn.utils.parametrize` are computed once.
     `nn.MultiheadAttention` is converted, unless the outputs for ``inputs`` would change (a padding mask's outputs
-    do in an `nn.TransformerEncoder`) or the model reads attention weights; then it stays, and is not compressed.
+    do in an `nn.TransformerEncoder`), the input has no batch dimension, or the model reads attention weights; then
+    it stays, and is not compressed.
     """
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):

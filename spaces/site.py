@@ -106,6 +106,8 @@ def select(sites: Sequence[Site], patterns: Iterable[str], setting: str = "layer
     """
     chosen: dict[str, Site] = {}
     listed = list(patterns)
+    if not listed:
+        raise SettingError(setting, [], "names no layer", "Leave it out to take all layers.")
     if listed and all(p.startswith("!") for p in listed):
         listed.insert(0, "*")
     for pattern in listed:

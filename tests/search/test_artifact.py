@@ -67,6 +67,19 @@ class TwoInputs(nn.Module):
         return torch.maximum(self.a(x), self.b(y))
 
 
+class Attending(nn.Module):
+    """torch's own attention, in the other order of dimensions and masked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 4)
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed, _ = self.attention(x, x, x, need_weights=False)
+        return self.out(mixed.mean(0))
+
+
 class Branching(nn.Module):
     """Its control flow depends on the data: it can't be traced."""
 
@@ -90,6 +103,7 @@ def transformer() -> nn.Module:
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
     "functional": (Functional, (torch.randn(3, 1, 8, 8),)),
     "recurrent": (Recurrent, (torch.randint(0, 11, (3, 5)),)),
+    "attending": (Attending, (torch.randn(5, 3, 16),)),
     "two inputs": (TwoInputs, (torch.randn(3, 4), torch.randn(3, 5))),
     "branching": (Branching, (torch.randn(3, 4),)),
     "transformer": (transformer, (torch.randn(3, 3, 16),)),
@@ -117,7 +131,7 @@ def test_outputs_are_equal_after_loading(name: str) -> None:
         assert torch.equal(loaded(*single), model(*single))
 
 
-@pytest.mark.parametrize("name", ["functional", "recurrent", "two inputs"])
+@pytest.mark.parametrize("name", ["functional", "recurrent", "attending", "two inputs"])
 def test_traced_models_load_without_their_class(name: str, tmp_path: Path) -> None:
     """A fresh process that has never seen the class gets the same outputs."""
     model, data, inputs, needs_class = saved(name)

@@ -322,3 +322,19 @@ def test_figures_in_the_folder_are_plain_json(finished: Front) -> None:
         assert Recipe.from_json(json.loads((point.path / "recipe.json").read_text())) == point.recipe
         figures = json.loads((point.path / "metrics.json").read_text())
         assert figures["final"]["accuracy"]["value"] == point.final["accuracy"].value
+
+
+def test_a_pick_that_no_point_allows_names_the_limit(finished: Front) -> None:
+    """A limit on size that nothing keeps is explained by the smallest size, not by the accuracy."""
+    with pytest.raises(RunError, match="has size <= 10; the lowest is"):
+        finished.pick(max_accuracy_drop=1.0, at_most={"size": 10})
+
+
+def test_mistakes_in_spaces_and_tasks_are_named(task: Task, space: Space, tmp_path: Path) -> None:
+    """Unknown knobs by hand, no layers at all, and a function in the place of a task."""
+    with pytest.raises(SettingError, match="Did you mean 'bits'"):
+        Space.by_hand(task, {"fc": {"integer": {"bitz": [4]}}})
+    with pytest.raises(SettingError, match="names no layer"):
+        Space.from_task(task, "quantize", layers=[])
+    with pytest.raises(SettingError, match="must be a Task"):
+        search(lambda: task, space, run=tmp_path / "r")  # type: ignore[arg-type]  # that is the mistake
