@@ -285,8 +285,9 @@ class Space:
         for name in sorted(banned or ()):
             if name not in self.techniques:
                 raise SettingError("techniques", name, "is offered nowhere", nearest(name, self.techniques))
-        globs = layers if layers or banned is None else ("*",)
-        names = {s.name for s in select(tuple(self.sites.values()), globs)}
+        if not layers and banned is None:
+            return self
+        names = {s.name for s in select(tuple(self.sites.values()), layers or ("*",))}
         kept = []
         for decision in self.decisions:
             if decision.site not in names:
