@@ -71,12 +71,12 @@ class Codec(ABC):
         """
 
 
-class Trainable(nn.Module):
+class Trainable(nn.Module, ABC):
     """A weight during recovery training: its own parameters -> the dense tensor on the grid, with gradients."""
 
+    @abstractmethod
     def finish(self) -> tuple[Tensor, Codec]:
         """Return the dense tensor reached, and the codec that holds it exactly."""
-        raise NotImplementedError
 
 
 class StraightThrough(Trainable):
