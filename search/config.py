@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..spaces.automatic import preset
+from ..spaces.catalogue import DataNeed, technique
 from ..spaces.errors import PressError, RunError, SettingError, nearest
 from ..spaces.space import Space
 from ..spaces.task import Task
@@ -107,7 +108,9 @@ class Config(_Section):
         if self.techniques is None:
             return Space.from_task(task, self.preset, self.layers)
         own = self.techniques if isinstance(self.techniques, dict) else dict.fromkeys(self.techniques)
-        return Space.from_task(task, {**dict.fromkeys(preset(self.preset)), **own}, self.layers)
+        # What the preset alone brings is an offer: without training data it goes without what trains.
+        offered = [n for n in preset(self.preset) if task.train or technique(n).data_need is not DataNeed.TRAINING]
+        return Space.from_task(task, {**dict.fromkeys(offered), **own}, self.layers)
 
     def resources(self) -> Resources:
         """Return what trials may use."""
