@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .errors import DataError
 from .seeding import seeded
+from .slices import Slices, sliced
 
 Batch = tuple[tuple[Tensor, ...], Tensor]
 Source = Iterable[Any] | Callable[[], Iterable[Any]]
@@ -77,6 +78,14 @@ class Batches:
             )
         self.source, self.split, self.keep = source, split, keep
         self._kept: list[Batch] | None = None
+        self._slices: Slices | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the slices behind, and let every kept batch travel by itself: of a view, pickle takes the whole."""
+        if self._slices is None:
+            return vars(self).copy()
+        kept = [(tuple(a.clone() for a in args), target.clone()) for args, target in self._slices.originals()]
+        return {**vars(self), "_slices": None, "_kept": kept}
 
     def __iter__(self) -> Iterator[Batch]:
         if self._kept is not None:
@@ -114,6 +123,27 @@ class Batches:
                 kept = None
             yield args, target
         self._kept = kept
+
+    def slices(self) -> Iterable[Iterator[Batch]]:
+        """Return the split in random slices that grow, each as its batches; see `Slices`.
+
+        A split that isn't kept in memory, or whose examples don't fit into each other's batches, is a single slice in
+        the loader's own order.
+        """
+        if self._slices is not None:
+            return self._slices
+        if self.keep and self._kept is None:
+            for _ in self:
+                pass
+        self._slices = sliced(self._kept) if self._kept is not None else None
+        if self._slices is None:
+            return [iter(self)]
+        self._kept = self._slices.originals()  # so that the split is in memory once
+        return self._slices
+
+    def restored(self, values: Tensor) -> Tensor:
+        """Return one value for each example (examples, ...), given slice by slice, in the loader's order."""
+        return self._slices.restored(values) if self._slices is not None else values
 
     def first(self) -> Batch:
         """Return the first batch."""

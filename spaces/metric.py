@@ -15,8 +15,8 @@ from .errors import SettingError
 IGNORED = -100
 
 
-def _top1(outputs: Tensor, targets: Tensor) -> float:
-    """Return the share of correct arg-max predictions.
+def hits(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how many arg-max predictions of each example are correct, and how many of its targets count.
 
     Parameters
     ----------
@@ -24,6 +24,11 @@ def _top1(outputs: Tensor, targets: Tensor) -> float:
         (batch, classes, ...), the layout of `torch.nn.functional.cross_entropy`.
     targets
         (batch, ...), class indices; -100 is left out, as in the cross-entropy.
+
+    Returns
+    -------
+    tuple of Tensor
+        Both (batch,), int64.
 
     Raises
     ------
@@ -34,7 +39,14 @@ def _top1(outputs: Tensor, targets: Tensor) -> float:
     if tuple(targets.shape) != wanted or outputs.shape[1] < 2:
         raise ValueError("accuracy needs outputs (batch, classes, ...) and targets (batch, ...) of class indices")
     counted = targets != IGNORED
-    return float((outputs.argmax(1)[counted] == targets[counted]).double().mean())
+    right = (outputs.argmax(1) == targets) & counted
+    return right.reshape(len(targets), -1).sum(1), counted.reshape(len(targets), -1).sum(1)
+
+
+def _top1(outputs: Tensor, targets: Tensor) -> float:
+    """Return the share of correct arg-max predictions; see `hits`."""
+    right, counted = hits(outputs, targets)
+    return float(right.sum().double() / counted.sum())
 
 
 @runtime_checkable
