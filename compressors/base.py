@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
 
@@ -15,10 +19,13 @@ from ..spaces.recipe import Step
 from ..spaces.seeding import seeded
 from ..spaces.site import Site
 from ..spaces.stage import Stage
+from .cache import LayerCache
 from .draft import Context, Draft
 from .encoding import Codec, Coder, Encoding
+from .forms import CodecForm, Form, UnstorableError, layer_facts
 
 Params = dict[str, Scalar]
+T = TypeVar("T")
 
 __all__ = [
     "Compressor",
@@ -83,6 +90,55 @@ class Compressor(ABC):
         ``params`` holds a value for every live knob. Anything raised fails this trial only.
         """
 
+    def recall(
+        self,
+        context: Context,
+        params: Params,
+        content: Sequence[Tensor | None],
+        make: Callable[[int], T],
+        form: Form[T],
+        *,
+        facts: Any = None,
+        code: Sequence[type] = (),
+    ) -> T:
+        """Return ``make(seed)``, or what it returned before for the same parameters and content.
+
+        `NumericCompressor` and `LayerCompressor` do this by themselves; other techniques may, for what they compute
+        from single tensors. The result must depend on nothing but the arguments, the technique and, where
+        ``data_need`` says so, calibration data. What a technique that trains computes is never kept.
+
+        Parameters
+        ----------
+        context
+            With the cache.
+        params
+            The live knobs.
+        content
+            The tensors that the result depends on, e.g. the weight.
+        make
+            Is called with a seed that follows from the technique's name, ``params`` and the shapes, and with all
+            generators at that seed: what is drawn at random doesn't depend on the recipe around it.
+        form
+            How the result is stored.
+        facts
+            What else it depends on, JSON-able.
+        code
+            Classes whose code it depends on, besides the technique's own.
+        """
+        shapes = [None if tensor is None else list(tensor.shape) for tensor in content]
+        text = json.dumps([self.name, params, shapes], sort_keys=True)
+        seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+        def made() -> T:
+            with seeded(seed):
+                return make(seed)
+
+        if self.data_need is DataNeed.TRAINING or not context.cache.active:
+            return made()
+        data = context.cache.data_digest(context.task) if self.data_need is DataNeed.CALIBRATION else ""
+        settings = [self.name, vars(self), params, facts, data]
+        return context.cache.recall((type(self), *code), settings, content, made, form)
+
 
 class LayerCompressor(Compressor):
     """A technique that replaces one layer by another module (stage operator)."""
@@ -91,16 +147,50 @@ class LayerCompressor(Compressor):
 
     @abstractmethod
     def transform(self, layer: nn.Module, params: Params, context: Context) -> nn.Module:
-        """Return the new module, or ``layer`` itself where replacing it would not save anything. Never mutates it."""
+        """Return the new module, or ``layer`` itself where replacing it would not save anything. Never mutates it.
+
+        The result is kept and found again for an equal layer, so it may depend only on the layer, the parameters,
+        and the data that ``data_need`` declares. ``context.seed`` follows from these, too, and not from the recipe.
+        """
 
     def apply(self, draft: Draft, site: Site, params: Params, context: Context) -> None:
         """Replace every member of the site that still exists."""
         for member in site.members:
             if draft.has(member):
                 old = draft.module(member)
-                new = self.transform(old, params, context)
+                new = self._transformed(old, params, context)
                 if new is not old:
                     draft.replace_module(member, new)
+
+    def _transformed(self, layer: nn.Module, params: Params, context: Context) -> nn.Module:
+        try:
+            facts, tensors = layer_facts(layer)
+        except UnstorableError:
+            facts, tensors, context = None, [], replace(context, cache=LayerCache.none())
+        return self.recall(
+            context,
+            params,
+            tensors,
+            lambda seed: self.transform(layer, params, replace(context, seed=seed)),
+            _NewLayer(context.cache.modules, layer),
+            facts=facts,
+            code=sorted({type(module) for module in layer.modules()}, key=lambda cls: cls.__qualname__),
+        )
+
+
+class _NewLayer:
+    """The form of a module that is all new: one that shares tensors with the old layer would lose that."""
+
+    def __init__(self, modules: Form[nn.Module], old: nn.Module) -> None:
+        self._modules, self._old = modules, {id(tensor) for tensor in (*old.parameters(), *old.buffers())}
+
+    def flatten(self, value: nn.Module) -> Any:
+        if any(id(tensor) in self._old for tensor in (*value.parameters(), *value.buffers())):
+            raise UnstorableError("a part of the old layer")
+        return self._modules.flatten(value)
+
+    def build(self, tree: Any) -> nn.Module:
+        return self._modules.build(tree)
 
 
 class NumericCompressor(Compressor):
@@ -111,6 +201,8 @@ class NumericCompressor(Compressor):
     @abstractmethod
     def fit(self, weight: Tensor, mask: Tensor | None, axis: int, params: Params, seed: int) -> Codec:
         """Return the codec for one tensor.
+
+        The result is kept and found again for an equal tensor, so it may depend only on these arguments.
 
         Parameters
         ----------
@@ -123,7 +215,7 @@ class NumericCompressor(Compressor):
         params
             The live knobs.
         seed
-            For random initialisation.
+            For random initialisation; it follows from the technique's name, ``params`` and the shapes.
         """
 
     def apply(self, draft: Draft, site: Site, params: Params, context: Context) -> None:
@@ -133,7 +225,8 @@ class NumericCompressor(Compressor):
             weight = draft.parameter(name).detach()
             if encoding.mask is not None:
                 weight = weight * encoding.mask
-            codec = self.fit(weight, encoding.mask, 0, params, context.seed)
+            fit = partial(self.fit, weight, encoding.mask, 0, params)
+            codec = self.recall(context, params, (weight, encoding.mask), fit, CodecForm(self.formats))
             draft.store(name, replace(encoding, codec=codec))
 
 

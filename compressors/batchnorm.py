@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..spaces.data import Batches, to_device
+from ..spaces.data import Batch, to_device
 from ..spaces.task import Loss
 
 State = list[dict[str, Tensor]]
+#: ``judge(model, more) -> whether it is hopeless``.
+Judge = Callable[[nn.Module, bool], bool]
 _KINDS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def reestimate(model: nn.Module, batches: Batches, loss: Loss) -> bool:
+def reestimate(model: nn.Module, batches: Iterable[Batch], loss: Loss, judge: Judge | None = None) -> bool:
     """Measure running means and variances anew, and keep them if they lower the loss on the same batches.
 
     The statistics are cumulative averages over the batches (Ioffe & Szegedy, 2015, algorithm 2, steps 8-11);
@@ -28,9 +30,15 @@ def reestimate(model: nn.Module, batches: Batches, loss: Loss) -> bool:
     model
         In eval mode; its batch-norm buffers may change, nothing else does.
     batches
-        Calibration data. Batches of one example are left out of the statistics: they have no variance.
+        Calibration data, iterated three times. Batches of one example are left out of the statistics: they have no
+        variance.
     loss
         ``loss(output, target) -> scalar tensor``.
+    judge
+        ``judge(model, more)`` is asked about the model with its new statistics, before it is known which ones are
+        kept: that takes two passes more. If it answers that the model is hopeless, it is asked again with the old
+        ones; ``more`` tells whether they are still to come. It must change nothing; what it raises passes, and the
+        old statistics stay. A model without batch norm is judged as it is.
 
     Returns
     -------
@@ -38,27 +46,49 @@ def reestimate(model: nn.Module, batches: Batches, loss: Loss) -> bool:
         Whether the new statistics were kept; False, without running the model, if it has no batch norm.
     """
     layers = [m for m in model.modules() if isinstance(m, _KINDS) and m.track_running_stats]
+    judge = judge or _hopeful
     if not layers:
+        judge(model, False)
         return False
     device = layers[0].get_buffer("running_mean").device
-    old_loss = _mean_loss(model, batches, loss, device)
-    old: State = [{k: b.clone() for k, b in layer.named_buffers(recurse=False)} for layer in layers]
+    old = _state(layers)
     keep = False
     try:
-        if _measure(model, layers, batches, device):
-            new_loss = _mean_loss(model, batches, loss, device)
-            # Written so that a finite new loss beats an old one that is NaN.
-            keep = math.isfinite(new_loss) and not old_loss <= new_loss
+        if not _measure(model, layers, batches, device):
+            _put(layers, old)
+            judge(model, False)
+            return False
+        new = _state(layers)
+        if judge(model, True):
+            _put(layers, old)
+            judge(model, False)
+            _put(layers, new)
+        new_loss = _mean_loss(model, batches, loss, device)
+        _put(layers, old)
+        old_loss = _mean_loss(model, batches, loss, device)
+        # Written so that a finite new loss beats an old one that is NaN.
+        keep = math.isfinite(new_loss) and not old_loss <= new_loss
     finally:
-        if not keep:
-            for layer, buffers in zip(layers, old):
-                for key, value in buffers.items():
-                    layer.get_buffer(key).copy_(value)
+        _put(layers, new if keep else old)
     return keep
 
 
+def _hopeful(model: nn.Module, more: bool) -> bool:  # noqa: ARG001 - no model is hopeless
+    return False
+
+
+def _state(layers: Sequence[_BatchNorm]) -> State:
+    return [{k: b.clone() for k, b in layer.named_buffers(recurse=False)} for layer in layers]
+
+
+def _put(layers: Sequence[_BatchNorm], state: State) -> None:
+    for layer, buffers in zip(layers, state):
+        for key, value in buffers.items():
+            layer.get_buffer(key).copy_(value)
+
+
 @torch.no_grad()
-def _measure(model: nn.Module, layers: Sequence[_BatchNorm], batches: Batches, device: torch.device) -> bool:
+def _measure(model: nn.Module, layers: Sequence[_BatchNorm], batches: Iterable[Batch], device: torch.device) -> bool:
     momenta = [layer.momentum for layer in layers]
     measured = False
     try:
@@ -79,7 +109,7 @@ def _measure(model: nn.Module, layers: Sequence[_BatchNorm], batches: Batches, d
 
 
 @torch.no_grad()
-def _mean_loss(model: nn.Module, batches: Batches, loss: Loss, device: torch.device) -> float:
+def _mean_loss(model: nn.Module, batches: Iterable[Batch], loss: Loss, device: torch.device) -> float:
     total, count = 0.0, 0
     for batch in batches:
         args, target = to_device(batch, device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from ..spaces.site import Site
 from ..spaces.task import Task
+from .cache import LayerCache
 from .encoding import Codec, Encoding
 
 
@@ -102,6 +104,30 @@ class Draft:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """Where recovery training is, after one of its steps.
+
+    Attributes
+    ----------
+    done, steps
+        Steps taken, and steps in all.
+    examples
+        How many examples this step trained on.
+    forward
+        ``forward(inputs) -> outputs`` of the model as it would be stored now, in eval mode; calling it changes nothing.
+    """
+
+    done: int
+    steps: int
+    examples: int
+    forward: Callable[[tuple[Tensor, ...]], Tensor]
+
+
+def _go_on(checkpoint: Checkpoint) -> None:
+    """Let the training go on."""
+
+
+@dataclass(frozen=True)
 class Context:
     """What a technique may look at while it is applied.
 
@@ -113,8 +139,14 @@ class Context:
         All sites of the original model by name.
     seed
         For everything random in the trial.
+    cache
+        Where results of single layers are kept; by default nowhere.
+    checkpoint
+        Recovery training calls it after every step. What it raises must pass: it ends the trial.
     """
 
     task: Task
     sites: dict[str, Site]
     seed: int = 0
+    cache: LayerCache = field(default_factory=LayerCache.none)
+    checkpoint: Callable[[Checkpoint], None] = _go_on

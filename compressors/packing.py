@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from torch import Tensor
 from ..spaces.catalogue import techniques
 from ..spaces.errors import SettingError, nearest
 from .base import Compressor
+from .cache import LayerCache
 from .encoding import Codec, Coder, Encoding, Float32, Part, Symbols
+from .forms import CodecForm, Entry, PlainForm, UnstorableError
 
 Spec = dict[str, Any]
 
@@ -156,7 +159,7 @@ def packed_bytes(spec: Spec, parts: list[Part]) -> int:
     return sum(part.nbytes for part in parts) + len(json.dumps(spec, separators=(",", ":")))
 
 
-def pack_tensor(weight: Tensor, encoding: Encoding) -> tuple[Spec, list[Part]]:
+def pack_tensor(weight: Tensor, encoding: Encoding, cache: LayerCache | None = None) -> tuple[Spec, list[Part]]:
     """Return the smallest description and arrays that hold a tensor which is on its encoding's grid.
 
     Parameters
@@ -165,12 +168,28 @@ def pack_tensor(weight: Tensor, encoding: Encoding) -> tuple[Spec, list[Part]]:
         fp32, any shape, at least one element.
     encoding
         Its number format and, optionally, an entropy coder to try.
+    cache
+        Where the same tensor in the same encoding may have been packed before.
 
     Raises
     ------
     ValueError
         If the tensor is empty, isn't fp32, or isn't exactly what its codec would read back.
     """
+    if cache is None or not cache.active:
+        return _packed(weight, encoding)
+    codec, coder = encoding.codec, encoding.coder
+    try:
+        entry = Entry.of([CodecForm([type(codec)]).flatten(codec), None if coder is None else vars(coder)])
+    except (UnstorableError, TypeError):  # a coder without __dict__
+        return _packed(weight, encoding)
+    code = [type(codec)] if coder is None else [type(codec), type(coder)]
+    content: list[Tensor | Part] = [weight.detach().cpu().contiguous(), *entry.arrays]
+    packed: PlainForm[tuple[Spec, list[Part]]] = PlainForm()
+    return cache.recall(code, ["pack", entry.text], content, partial(_packed, weight, encoding), packed)
+
+
+def _packed(weight: Tensor, encoding: Encoding) -> tuple[Spec, list[Part]]:
     shape, codec = tuple(weight.shape), encoding.codec
     if weight.dtype != torch.float32 or weight.numel() == 0:
         raise ValueError(f"packing: a tensor must be float32 with at least one element, not {weight.dtype} {shape}")

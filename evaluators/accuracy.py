@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..spaces.data import to_device
+from ..spaces.data import Batch, Batches, to_device
 from ..spaces.errors import SettingError
-from ..spaces.metric import ACCURACY, IGNORED, Metric, Streaming
+from ..spaces.metric import ACCURACY, IGNORED, Metric, Streaming, hits
 from .base import Evaluator, Measurement, Subject
 from .inference import device_of, inference
 
@@ -36,6 +37,36 @@ def wilson(share: float, examples: int) -> tuple[float, float]:
     centre = (share + square / 2) / (1 + square)
     half = Z / (1 + square) * math.sqrt(max(share * (1 - share), 0.0) / examples + square / (4 * examples))
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model did on the first slices of a split, the same examples in the same order for every model.
+
+    Attributes
+    ----------
+    measurement
+        The metric on these examples, or NaN where it is a function and this is not the last slice; there, the
+        measurement.
+    whole
+        Whether that was the last slice.
+    right, counted
+        For top-1 accuracy, each example's number of correct predictions, and of targets that count; both (examples,).
+    outputs, targets
+        For a metric that is a function of a whole split, its arguments, in the slices' order.
+    """
+
+    measurement: Measurement
+    whole: bool
+    right: Tensor | None = None
+    counted: Tensor | None = None
+    outputs: Tensor | None = None
+    targets: Tensor | None = None
+
+    @property
+    def examples(self) -> int:
+        """How many examples were looked at."""
+        return self.measurement.repeats
 
 
 class Quality(Evaluator):
@@ -73,64 +104,99 @@ class Quality(Evaluator):
         ValueError
             If an output or the metric is NaN.
         """
+        for look in self.looks(subject):
+            last = look
+        return last.measurement
+
+    def looks(self, subject: Subject) -> Iterator[Look]:
+        """Measure slice by slice (see `Batches.slices`) and yield what is known after each.
+
+        The last look holds exactly the measurement that `measure` returns. A metric that is a function is looked at
+        whenever the examples have doubled, because what it tells of a part is expensive to find out. One with a state
+        of its own is looked at once, after all slices.
+
+        Raises
+        ------
+        ValueError
+            If an output or the metric is NaN.
+        """
         if self.metric.function is ACCURACY.function:
             return self._top1(subject)
         if isinstance(self.metric.function, Streaming) and not self.resamples:
             return self._streamed(subject, self.metric.function)
         return self._whole(subject)
 
-    def _each(self, subject: Subject, take: Callable[[Tensor, Tensor], object]) -> int:
+    def partial(self, split: Batches) -> bool:
+        """Whether there is a look before the last one."""
+        return not isinstance(self.metric.function, Streaming) and len(list(split.slices())) > 1
+
+    def _slices(self, subject: Subject) -> Iterator[tuple[bool, Iterator[tuple[Tensor, Tensor]]]]:
+        """Yield for each slice whether it is the last one, and the outputs and targets of its batches."""
+        slices = list(subject.split.slices())
+        for index, batches in enumerate(slices):
+            yield index == len(slices) - 1, self._run(subject, batches)
+
+    def _run(self, subject: Subject, batches: Iterator[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield outputs and targets of each batch."""
         device = device_of(subject.model)
-        examples = 0
-        with inference(subject.model):
-            for batch in subject.split:
-                args, _ = to_device(batch, device)
-                target = batch[1]
+        for batch in batches:
+            args, target = to_device(batch, device)[0], batch[1]
+            with inference(subject.model):
                 output = subject.model(*args).to(target.device)
-                if output.is_floating_point() and bool(torch.isnan(output).any()):
-                    raise ValueError(f"{self.name}: the model's output is NaN for a batch of {len(target)} examples")
-                take(output, target)
-                examples += len(target)
-        return examples
+            if output.is_floating_point() and bool(torch.isnan(output).any()):
+                raise ValueError(f"{self.name}: the model's output is NaN for a batch of {len(target)} examples")
+            yield output, target
 
-    def _top1(self, subject: Subject) -> Measurement:
-        correct = total = 0
+    def _top1(self, subject: Subject) -> Iterator[Look]:
+        rights: list[Tensor] = []
+        counts: list[Tensor] = []
+        for last, batches in self._slices(subject):
+            for output, target in batches:
+                # Batch by batch: a whole split of logits needn't fit into memory.
+                right, counted = hits(output, target)
+                rights.append(right)
+                counts.append(counted)
+            right, counted = torch.cat(rights), torch.cat(counts)
+            total, examples = int(counted.sum()), len(counted)
+            if last and not total:
+                raise ValueError(f"{self.name}: every target of the split is {IGNORED}, the class that is left out")
+            share = int(right.sum()) / max(1, total)
+            # Several labels of one example (pixels, tokens) are no independent observations: examples count.
+            yield Look(Measurement(share, self.unit, wilson(share, examples), examples), last, right, counted)
 
-        def take(output: Tensor, target: Tensor) -> None:
-            nonlocal correct, total
-            # Batch by batch: a whole split of logits needn't fit into memory.
-            counted = int((target != IGNORED).sum())
-            correct += round(self.metric(output, target) * counted) if counted else 0
-            total += counted
-
-        examples = self._each(subject, take)
-        if not total:
-            raise ValueError(f"{self.name}: every target of the split is {IGNORED}, the class that is left out")
-        share = correct / total
-        # Several labels of one example (pixels, tokens) are no independent observations: examples count.
-        return Measurement(share, self.unit, wilson(share, examples), examples)
-
-    def _streamed(self, subject: Subject, metric: Streaming) -> Measurement:
+    def _streamed(self, subject: Subject, metric: Streaming) -> Iterator[Look]:
+        examples = 0
         metric.reset()
         try:
-            examples = self._each(subject, metric.update)
+            for output, target in self._run(subject, iter(subject.split)):
+                metric.update(output, target)
+                examples += len(target)
             value = float(metric.compute())
         finally:
             metric.reset()
-        return Measurement(self._checked(value), self.unit, None, examples)
+        yield Look(Measurement(self._checked(value), self.unit, None, examples), True)
 
-    def _whole(self, subject: Subject) -> Measurement:
+    def _whole(self, subject: Subject) -> Iterator[Look]:
         outputs: list[Tensor] = []
         targets: list[Tensor] = []
+        looked = 0
+        for last, batches in self._slices(subject):
+            for output, target in batches:
+                outputs.append(output)
+                targets.append(target)
+            if not last and sum(map(len, targets)) < 2 * looked:
+                continue
+            output, target = torch.cat(outputs), torch.cat(targets)
+            looked = len(target)
+            measurement = Measurement(math.nan, self.unit, None, len(target))
+            if last:
+                measurement = self._measured(*(subject.split.restored(x) for x in (output, target)))
+            yield Look(measurement, last, None, None, output, target)
 
-        def take(output: Tensor, target: Tensor) -> None:
-            outputs.append(output)
-            targets.append(target)
-
-        examples = self._each(subject, take)
-        output, target = torch.cat(outputs), torch.cat(targets)
+    def _measured(self, output: Tensor, target: Tensor) -> Measurement:
+        """Return the metric of a whole split; it may depend on the order, which is the loader's."""
         value = self._checked(self.metric(output, target))
-        return Measurement(value, self.unit, self._bootstrap(output, target, value), examples)
+        return Measurement(value, self.unit, self._bootstrap(output, target, value), len(target))
 
     def _checked(self, value: float) -> float:
         if math.isnan(value):

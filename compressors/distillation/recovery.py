@@ -20,7 +20,7 @@ from ...spaces.site import Site
 from ...spaces.stage import Stage
 from ...spaces.task import Task
 from ..base import Compressor, DataNeed, Params, register
-from ..draft import Context, Draft
+from ..draft import Checkpoint, Context, Draft
 from ..encoding import Float32, Trainable
 from .losses import teacher_loss
 
@@ -73,6 +73,19 @@ class Student:
         dense = {name: self.masked(name, form()) for name, form in self.forms.items()}
         out: Tensor = functional_call(self.draft.model, dense, args)
         return out
+
+    @torch.no_grad()
+    def stored(self, args: tuple[Tensor, ...]) -> Tensor:
+        """Return the outputs on one batch of the model as it would be stored now: in eval mode, changing nothing."""
+        modes = [(module, module.training) for module in self.draft.model.modules()]
+        self.draft.model.eval()
+        try:
+            dense = {name: self.masked(name, form()) for name, form in self.forms.items()}
+            out: Tensor = functional_call(self.draft.model, dense, args)
+            return out
+        finally:
+            for module, mode in modes:
+                module.training = mode
 
     def finish(self) -> None:
         """Write what was learnt back into the draft, in eval mode and on each codec's grid."""
@@ -141,6 +154,7 @@ class Distillation(Compressor):
             nn.utils.clip_grad_norm_(student.parameters, CLIP_NORM)
             optimiser.step()
             schedule.step()
+            context.checkpoint(Checkpoint(step + 1, steps, len(batch[1]), student.stored))
         student.finish()
 
 

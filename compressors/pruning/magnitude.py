@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,7 @@ from ...spaces.site import LAYER_KINDS, Site
 from ...spaces.stage import Stage
 from ..base import Compressor, Params, register, with_mask
 from ..draft import Context, Draft
+from ..forms import PlainForm
 
 
 def largest(weight: Tensor, density: float) -> Tensor:
@@ -39,6 +42,10 @@ def largest(weight: Tensor, density: float) -> Tensor:
     return keep.reshape(weight.shape)
 
 
+def _keep(weight: Tensor, density: float, seed: int) -> Tensor:  # noqa: ARG001 - nothing is drawn at random
+    return largest(weight, density)
+
+
 class Magnitude(Compressor):
     """Zero the smallest weights of a layer (Han et al., 2015, "Learning both Weights and Connections").
 
@@ -56,10 +63,12 @@ class Magnitude(Compressor):
         """Return ``density``, the share of weights that are kept."""
         return (Knob("density", (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), bounds=(0.01, 1.0)),)
 
-    def apply(self, draft: Draft, site: Site, params: Params, context: Context) -> None:  # noqa: ARG002 - no data
+    def apply(self, draft: Draft, site: Site, params: Params, context: Context) -> None:
         """Mask every weight tensor of the site."""
         for name in draft.weights(site):
-            mask = largest(draft.parameter(name), float(params["density"]))
+            weight = draft.parameter(name).detach()
+            keep = partial(_keep, weight, float(params["density"]))
+            mask = self.recall(context, params, (weight,), keep, PlainForm[Tensor]())
             draft.store(name, with_mask(draft.encoding(name), mask))
 
 

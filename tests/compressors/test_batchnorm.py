@@ -170,3 +170,52 @@ def test_the_batches_are_not_written_to() -> None:
     list(batches)
     reestimate(InPlace().eval(), batches, F.cross_entropy)
     assert torch.equal(batches.first()[0][0], before)
+
+
+@pytest.mark.parametrize("hopeless", [(False,), (True, False), (True, True)])
+def test_a_judge_sees_new_statistics_and_then_old_ones_and_changes_neither(hopeless: tuple[bool, ...]) -> None:
+    """What may end a trial is shown just what the model can become, and the outcome is the same without it."""
+    model, alone, batches = _spoilt(), _spoilt(), _batches(8, 8)
+    before = model.get_buffer("norm.running_mean").clone()
+    assert reestimate(alone, batches, F.cross_entropy)
+    seen, more = [], []
+
+    def judge(shown: nn.Module, left: bool) -> bool:
+        seen.append(shown.get_buffer("norm.running_mean").clone())
+        more.append(left)
+        return hopeless[len(seen) - 1]
+
+    assert reestimate(model, batches, F.cross_entropy, judge)
+    assert more == [True, False][: len(hopeless)]
+    assert torch.equal(seen[0], alone.get_buffer("norm.running_mean"))
+    assert all(torch.equal(found, before) for found in seen[1:])
+    assert all(torch.equal(v, alone.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_a_judge_that_raises_ends_it_before_any_loss_is_asked_for() -> None:
+    """The error passes, the old statistics stay, and the two passes that were left are saved."""
+    model = _spoilt()
+    before = copy.deepcopy(model.state_dict())
+
+    def never(output: Tensor, target: Tensor) -> Tensor:
+        raise AssertionError
+
+    def judge(shown: nn.Module, left: bool) -> bool:
+        raise RuntimeError("over")
+
+    with pytest.raises(RuntimeError, match="over"):
+        reestimate(model, _batches(8, 8), never, judge)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_without_new_statistics_a_judge_sees_the_model_as_it_is() -> None:
+    """A model without batch norm, or with batches of one example, has a single fate; it is judged once."""
+    for model, batches in ((nn.Sequential(nn.LayerNorm(4)), _batches(8)), (_spoilt(), _batches(1, 1))):
+        asked: list[bool] = []
+
+        def judge(shown: nn.Module, left: bool, asked: list[bool] = asked) -> bool:
+            asked.append(left)
+            return True
+
+        assert not reestimate(model, batches, F.cross_entropy, judge)
+        assert asked == [False]

@@ -1,5 +1,7 @@
 """Quality: the same figure however the data is batched, an honest interval, and nothing left behind."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torchmetrics
@@ -172,3 +174,50 @@ def test_negative_resamples_are_refused() -> None:
     """A wrong setting must name itself."""
     with pytest.raises(SettingError, match="resamples = -1"):
         Quality(resamples=-1)
+
+
+def test_looks_grow_to_exactly_the_measurement() -> None:
+    """The last look is the measurement, earlier ones are of the same examples, and none is skipped."""
+    torch.manual_seed(0)
+    model, x = nn.Linear(6, 3), torch.randn(640, 6)
+    tested = subject(model, x, torch.arange(640) % 3, 160)
+    looks = list(Quality().looks(tested))
+    assert [look.examples for look in looks] == [40, 80, 160, 320, 480, 640]
+    assert [look.whole for look in looks] == [False] * 5 + [True]
+    assert looks[-1].measurement == Quality().measure(tested)
+    for before, after in pairwise(looks):
+        assert before.right is not None
+        assert after.right is not None
+        assert torch.equal(before.right, after.right[: before.examples])
+    assert int(looks[-1].right.sum()) / 640 == looks[-1].measurement.value  # type: ignore[union-attr] - checked above
+
+
+def test_a_function_is_looked_at_when_the_examples_have_doubled() -> None:
+    """What a function tells of a part is found by resampling: not after every batch."""
+    torch.manual_seed(0)
+    metric = Metric("own", lambda output, target: float((output.argmax(1) == target).float().mean()))
+    tested = subject(nn.Linear(6, 3), torch.randn(640, 6), torch.arange(640) % 3, 32, metric)
+    looks = list(Quality(metric).looks(tested))
+    assert [look.examples for look in looks] == [32, 64, 128, 256, 576, 640]
+    assert looks[-1].measurement == Quality(metric).measure(tested)
+
+
+def test_a_function_gets_the_split_in_the_loaders_order() -> None:
+    """Frames of a film or rows of a table may belong together: only the looking is in random order."""
+    x, y = torch.randn(200, 3), torch.arange(200) % 3
+
+    def in_order(outputs: Tensor, targets: Tensor) -> float:
+        return float(torch.equal(outputs, x) and torch.equal(targets, y))
+
+    metric = Metric("in_order", in_order)
+    assert Quality(metric).measure(subject(nn.Identity(), x, y, 32, metric)).value == 1.0
+
+
+def test_between_two_looks_the_model_is_as_it_was() -> None:
+    """Whoever stops listening leaves no model in eval mode and no gradients switched off."""
+    model, x, y = classifier()
+    tested = subject(model.train(), x.repeat(10, 1), y.repeat(10), 20)
+    tested.model.train()
+    next(Quality().looks(tested))
+    assert tested.model.training
+    assert torch.is_grad_enabled()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from paretopress.compressors.base import apply_step, with_mask
 from paretopress.compressors.distillation.recovery import Distillation
-from paretopress.compressors.draft import Context, Draft
+from paretopress.compressors.draft import Checkpoint, Context, Draft
 from paretopress.compressors.encoding import Encoding
 from paretopress.compressors.quantization.integer import IntegerCodec
 from paretopress.compressors.sharing.codebook import CodebookCodec
@@ -357,3 +358,39 @@ def test_parameters_out_of_range_are_refused(digits: Task, setting: str, value: 
     params = {**_step().options, setting: value}
     with pytest.raises(SettingError, match=setting):
         apply_step(Distillation(), Draft.of(digits.model), Step.of(MODEL, "distillation", **params), _context(digits))
+
+
+def test_looking_at_the_model_in_training_changes_nothing(digits: Task) -> None:
+    """A checkpoint that runs the model after every step leaves weights, statistics and random numbers bit for bit."""
+    outputs = []
+
+    def look(point: Checkpoint) -> None:
+        outputs.append(point.forward((digits.example[0],)))
+        assert not outputs[-1].requires_grad
+        assert (point.steps, point.done) == (6, len(outputs))
+
+    drafts = []
+    for context in (_context(digits), replace(_context(digits), checkpoint=look)):
+        draft = Draft.of(digits.model)
+        draft.store("head.weight", Encoding(grid(10, 0.05)))
+        apply_step(Distillation(), draft, _step(6), context)
+        drafts.append(draft.model)
+    assert len(outputs) == 6
+    before, after = (model.state_dict() for model in drafts)
+    assert all(torch.equal(before[k], v) for k, v in after.items())
+    with torch.no_grad():
+        assert torch.allclose(outputs[-1], drafts[1](digits.example[0]), atol=1e-5)
+
+
+def test_a_checkpoint_may_end_the_training(digits: Task) -> None:
+    """What it raises gets through, and no further step is taken."""
+    seen = []
+
+    def stop(point: Checkpoint) -> None:
+        seen.append(point.examples)
+        raise StopIteration("enough")
+
+    with pytest.raises(StopIteration, match="enough"):
+        apply_step(Distillation(), Draft.of(digits.model), _step(6), replace(_context(digits), checkpoint=stop))
+    assert len(seen) == 1
+    assert seen[0] > 0
