@@ -16,6 +16,9 @@ from .page import render
 
 FILE = "report.html"
 
+#: Facts that it takes to repeat a run, in the order shown.
+_REPRODUCE = ("seed", "task", "space", "sampler", "racing", "budget", "machine", "versions")
+
 #: Points of the hypervolume curve: more can't be told apart on a screen.
 _CURVE = 200
 
@@ -42,9 +45,7 @@ def report_data(front: Front, about: Mapping[str, Any]) -> dict[str, Any]:
         "sites": about.get("sites", []),
         "reproduce": {
             "command": about.get("command", f"paretopress resume {folder}"),
-            **{
-                k: about[k] for k in ("seed", "task", "space", "sampler", "budget", "machine", "versions") if k in about
-            },
+            **{k: about[k] for k in _REPRODUCE if k in about},
         },
         "notes": list(front.notes),
         "failures": [{"reason": r, "count": n} for r, n in Counter(r.error for r in front.errors).most_common()],

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
-from numbers import Integral, Real
 from typing import Any
-
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
 from ...spaces.errors import SettingError
 from .answers import DEFAULT, answers
 from .choices import describe, matrix
+from .document import clean, document
 from .figures import axis, change, factor, kind_of, label, number, show, show_range
 
 _REQUIRED = ("name", "objectives", "quality", "baseline", "points")
 _ALWAYS = ("size", "latency")  # what one asks for even if the search didn't
-_SCRIPTS = ("core.js", "plots.js", "matrix.js", "panel.js", "page.js")  # one script: they share its scope
+_SCRIPTS = ("base.js", "core.js", "plots.js", "matrix.js", "panel.js", "page.js")  # one script: they share its scope
 _RATIO_WORDS = {"size": ("smaller", "larger"), "memory": ("smaller", "larger")}
 
 
@@ -42,7 +35,8 @@ def render(data: Mapping[str, Any]) -> str:
             quality*: str, name of the quality metric; quality_direction: "maximize" | "minimize"
             split: "test" | "validation", where the final figures were taken
             baseline*: POINT; points*: [POINT], the front sorted by quality
-            trials: [{number, origin, status: "ok" | "failed", error, values: {metric: float}, seconds, front}]
+            trials: [{number, origin, status: "ok" | "failed" | "stopped", error, values: {metric: float}, seconds,
+                      front}]
             hypervolume: [[number of trials, value]]
             sites: [{name, kind, shape, macs, bytes}]
             reproduce: {command, seed, task, space, sampler, budget, machine, versions: {package: version}}
@@ -67,53 +61,8 @@ def render(data: Mapping[str, Any]) -> str:
     missing = [key for key in _REQUIRED if key not in data]
     if missing:
         raise SettingError("report data", missing, "these keys are missing", "Write the report from a finished run.")
-    view = _view(_clean(data))
-    plotly, style = _asset("plotly-cartesian.min.js"), _asset("page.css")
-    script = "\n".join(_asset(name) for name in _SCRIPTS)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_asset("page.html")).render(
-        view=view,
-        client=Markup(_embedded(view["client"])),  # no character that HTML reads as markup is left
-        policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "
-        f"script-src '{_digest(plotly)}' '{_digest(script)}'; base-uri 'none'; form-action 'none'",
-        plotly=Markup(plotly),
-        script=Markup(script),
-        style=Markup(style),
-    )
-
-
-def _asset(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _digest(script: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
-def _embedded(value: Any) -> str:
-    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    for character in "<>&":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _clean(value: Any) -> Any:
-    """Return plain JSON data: no NaN or infinity (None instead), no lone surrogates, no numpy scalars."""
-    if isinstance(value, Mapping):
-        return {_text(k): _clean(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(v) for v in value]
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return number(value)
-    return _text(value)
-
-
-def _text(value: Any) -> str:
-    return str(value).encode("utf-8", "replace").decode()
+    view = _view(clean(data))
+    return document("page.html", view, ("page.css",), _SCRIPTS)
 
 
 def _view(data: dict[str, Any]) -> dict[str, Any]:
@@ -156,6 +105,7 @@ def _view(data: dict[str, Any]) -> dict[str, Any]:
         "default": DEFAULT,
         "tried": len(trials),
         "failed": sum(t.get("status") == "failed" for t in trials),
+        "stopped": sum(t.get("status") == "stopped" for t in trials),
         "failures": _failures(data, trials),
         "hypervolume": client["hypervolume"],
         "matrix": client["matrix"],
@@ -292,6 +242,7 @@ def _trial(trial: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -
     ]
     return {
         "number": trial.get("number"),
+        "stopped": trial.get("status") == "stopped",
         "origin": trial.get("origin") or "",
         "values": values,
         "shown": shown,

@@ -79,8 +79,10 @@ function traces() {
     out.push({
       type: "scatter", mode: "markers", name: "other trials (validation)", hoverinfo: "text",
       x: tried.map((t) => t.values[state.x]), y: tried.map((t) => t.values[state.y]),
-      hovertext: tried.map((t) => [`<b>Trial ${escaped(t.number)}</b> ${escaped(t.origin)}`, ...t.shown.map(escaped)].join("<br>")),
-      marker: { color: colour("trial"), size: 6, opacity: 0.38 },
+      hovertext: tried.map((t) => [`<b>Trial ${escaped(t.number)}</b> ${escaped(t.origin)}${t.stopped ? ", stopped early: quality is an estimate" : ""}`, ...t.shown.map(escaped)].join("<br>")),
+      marker: {
+        color: colour("trial"), size: 6, opacity: 0.38, symbol: tried.map((t) => (t.stopped ? "circle-open" : "circle")),
+      },
     });
   }
   out.push({
@@ -147,18 +149,6 @@ function axisLayout(metric, log) {
     gridcolor: colour("line"), zeroline: false, linecolor: colour("line"),
   };
 }
-
-const base = () => ({
-  modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("soft"), activecolor: colour("accent") },
-  paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", hovermode: "closest",
-  font: { family: "system-ui, sans-serif", size: 12.5, color: colour("soft") },
-  hoverlabel: { bgcolor: colour("card"), bordercolor: colour("line"), align: "left", font: { color: colour("ink"), size: 13 } },
-});
-// The library's own bar would offer to upload the figures: only these buttons are shown, and it knows no server.
-const config = {
-  responsive: true, displaylogo: false, showSendToCloud: false, plotlyServerURL: "",
-  modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
-};
 
 function drawScatter(width) {
   const focused = focus();

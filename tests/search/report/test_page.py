@@ -115,6 +115,17 @@ def run(text: str = "plain") -> dict[str, Any]:
     }
 
 
+def test_stopped_trials_are_counted_apart_and_marked() -> None:
+    """A trial that was stopped early is no failure: its estimate is shown, and called one."""
+    data = run()
+    values = {"accuracy": 0.4, "size": 9_000}
+    data["trials"].append({"number": 3, "origin": "tpe", "status": "stopped", "error": "slow", "values": values})
+    page = Read(render(data))
+    assert "4 trials, 1 stopped early, 2 failed" in page.text
+    assert [(t["number"], t["stopped"]) for t in page.data["trials"]] == [(0, False), (3, True)]
+    assert "slow" not in page.text
+
+
 def test_text_from_outside_stays_text() -> None:
     """Layer names, errors and notes can't add markup or end the script that holds the data."""
     harmless, evil = Read(render(run())), Read(render(run(EVIL)))

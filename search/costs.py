@@ -1,0 +1,158 @@
+"""Costs of any recipe, predicted from the profile without running it: bytes, MACs and bit operations.
+
+What a step leaves of a layer is a share, and shares of different steps multiply: a layer that loses half its outputs
+and half its inputs keeps a quarter. Masks and number formats, which don't multiply, have a table of what they do
+together. Files are taken to be coded, if the space offers a coder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from ..spaces.choices import Genomes
+from ..spaces.stage import Stage
+from .sensitivity import Profile
+
+Values = npt.NDArray[np.float64]
+
+#: Metrics that the profile predicts.
+PREDICTED = ("size", "macs", "bops")
+#: Bytes that a file takes for a step, beside the numbers: its line in the recipe and what its tensors are called.
+#: About, after deflation: 25 on a ResNet-20, 40 on the digits.
+STEP_BYTES = 30
+#: What stands for the logarithm of nothing.
+_NOTHING = -1e3
+
+
+class CostModel:
+    """Predicts costs of genomes.
+
+    Parameters
+    ----------
+    profile
+        Of the space.
+
+    Attributes
+    ----------
+    metrics
+        What is predicted, in the order of the columns that `predict` returns.
+    """
+
+    def __init__(self, profile: Profile) -> None:
+        self.metrics = PREDICTED
+        self.choices = profile.choices
+        self.paths = tuple(profile.units)
+        self.offsets = np.concatenate([[0], np.cumsum(self.choices.counts)[:-1]])
+        units = [profile.units[p] for p in self.paths]
+        unit_bytes = np.array([u.bytes for u in units], dtype=float)
+        unit_macs = np.array([u.macs for u in units], dtype=float)
+        fixed = max(0.0, profile.file_bytes - unit_bytes.sum())
+        per = {"size": (unit_bytes, fixed), "macs": (unit_macs, 0.0), "bops": (unit_macs * 32 * 32, 0.0)}
+        self.base = [per[m][0] for m in self.metrics]
+        self.fixed = np.array([per[m][1] for m in self.metrics])
+        self.logs = [self._table(profile, m) for m in self.metrics]
+        self.pairs = self._together(profile)
+
+    def _table(self, profile: Profile, metric: str) -> sparse.csr_matrix:
+        """Return (all settings, units) logarithms of what each setting leaves of each unit."""
+        column = {p: i for i, p in enumerate(self.paths)}
+        rows, columns, values = [], [], []
+        for offset, effects in zip(self.offsets, profile.effects):
+            for number, effect in enumerate(effects, 1):
+                for path, (size, macs, bits) in effect.shares.items():
+                    share = {"size": size, "macs": macs, "bops": macs * bits}[metric]
+                    if path in column and share != 1.0:
+                        rows.append(offset + number)
+                        columns.append(column[path])
+                        values.append(np.log(share) if share > 0 else _NOTHING)
+        shape = (int(self.choices.counts.sum()), len(self.paths))
+        return sparse.csr_matrix((values, (rows, columns)), shape=shape)
+
+    def _together(self, profile: Profile) -> list[tuple[int, int, npt.NDArray[np.int64], Values]]:
+        """Return, for each site with a mask and a number format: their places, units, and table of corrections."""
+        found = []
+        column = {p: i for i, p in enumerate(self.paths)}
+        for i, decision in enumerate(self.choices.decisions):
+            if decision.stage is not Stage.MASK or not profile.together:
+                continue
+            for j in self.choices.at(decision.site):
+                if self.choices.decisions[j].stage is Stage.NUMERIC:
+                    table = np.zeros((self.choices.counts[i], self.choices.counts[j]))
+                    for k, mask in enumerate(self.choices.settings[i], 1):
+                        for m, number in enumerate(self.choices.settings[j], 1):
+                            table[k, m] = np.log(profile.together.get((mask, number), 1.0))
+                    members = self.choices.space.sites[decision.site].members
+                    found.append((i, j, np.array([column[p] for p in members if p in column]), table))
+        return found
+
+    def hot(self, genomes: Genomes) -> sparse.csr_matrix:
+        """Return genomes (n, decisions) as (n, all settings) ones and zeros."""
+        n, d = genomes.shape
+        indices = (genomes + self.offsets).reshape(-1)
+        return sparse.csr_matrix(
+            (np.ones(n * d), indices, np.arange(0, n * d + 1, d)), shape=(n, int(self.choices.counts.sum()))
+        )
+
+    def left(self, genomes: Genomes, hot: sparse.csr_matrix | None = None) -> list[Values]:
+        """Return for each metric what is left of every unit, (n, units), in the metric's own unit."""
+        hot = self.hot(genomes) if hot is None else hot
+        out = []
+        for metric, base, logs in zip(self.metrics, self.base, self.logs):
+            total = np.asarray((hot @ logs).todense())
+            if metric == "size":
+                for i, j, columns, table in self.pairs:
+                    total[:, columns] += table[genomes[:, i], genomes[:, j]][:, None]
+            out.append(base * np.exp(total))
+        return out
+
+    def predict(self, genomes: Genomes, hot: sparse.csr_matrix | None = None) -> Values:
+        """Return costs (n, metrics) of legal genomes (n, decisions)."""
+        costs: Values = np.stack([x.sum(1) for x in self.left(genomes, hot)], axis=1) + self.fixed
+        costs[:, self.metrics.index("size")] += STEP_BYTES * np.count_nonzero(genomes, axis=1)
+        return costs
+
+
+class Fitted:
+    """Metrics that the profile doesn't predict, learnt from trials: their logarithm is linear in those of the costs
+    that it does predict.
+
+    Parameters
+    ----------
+    costs
+        The predicted costs.
+    base
+        Metric -> the original model's value, above 0.
+    """
+
+    def __init__(self, costs: CostModel, base: Mapping[str, float]) -> None:
+        self._costs, self._base = costs, dict(base)
+        self._whole = np.maximum(costs.predict(np.zeros((1, len(costs.choices)), dtype=np.int64)), 1e-12)
+        # Before any trial, such as for latency, half of the saved multiplications are expected to show.
+        prior = np.array([0.5 if m == "macs" else 0.0 for m in costs.metrics])
+        self._slopes = dict.fromkeys(self._base, prior)
+        self._prior = prior
+
+    def learn(self, hot: sparse.csr_matrix, genomes: Genomes, values: Values, metrics: Sequence[str]) -> None:
+        """Take in the trials: genomes (n, decisions) and their values (n, metrics), NaN where not measured."""
+        if not self._base:
+            return
+        logs = self._logs(self._costs.predict(genomes, hot))
+        for metric, base in self._base.items():
+            column = values[:, list(metrics).index(metric)]
+            seen = np.isfinite(column) & (column > 0)
+            target = np.log(column[seen] / base) - logs[seen] @ self._prior
+            precision = logs[seen].T @ logs[seen] + np.eye(logs.shape[1])
+            self._slopes[metric] = self._prior + np.linalg.solve(precision, logs[seen].T @ target)
+
+    def predict(self, known: Values) -> dict[str, Values]:
+        """Return metric -> (n,) predictions, given the predicted costs (n, metrics)."""
+        logs = self._logs(known)
+        return {m: base * np.exp(logs @ self._slopes[m]) for m, base in self._base.items()}
+
+    def _logs(self, known: Values) -> Values:
+        logs: Values = np.log(np.maximum(known, 1e-12) / self._whole)
+        return logs

@@ -1,0 +1,360 @@
+"""What one step does when it is applied alone: the exact change of each layer's bytes, MACs and bits, and the damage.
+
+Damage is a predicted rise of the loss. Where the changed layer is equivalent to a dense one it is half the Fisher
+information times the squared change of the weights, and for removed channels half their own Fisher information: no
+forward pass. Where neither holds (a removed block, a nonlinear replacement) the outputs are compared on a small batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..compressors.base import Compressor, apply_step
+from ..compressors.batchnorm import reestimate
+from ..compressors.distillation.losses import scores_classes
+from ..compressors.draft import Context, Draft
+from ..compressors.equivalent import alone, dense_weights
+from ..compressors.packing import pack_tensor, packed_bytes
+from ..evaluators.macs import macs_by_module
+from ..spaces.catalogue import technique
+from ..spaces.choices import Setting
+from ..spaces.data import Batches
+from ..spaces.recipe import Step
+from ..spaces.site import LAYER_KINDS, Site
+from ..spaces.stage import Stage
+from ..spaces.task import Task
+from .fisher import Fisher, temperature
+from .footprint import module_bytes, shares_left
+
+#: Changes when what is measured changes, so that effects on disk are measured anew.
+VERSION = 4
+#: Large changes do more damage than their second-order term says: exp(3 x relative change) times as much, by a fit to
+#: 180 changes of a ResNet-20's layers by rounding, zeroing and factors, whose outputs were compared. Re-estimated
+#: batch norm gives some of that back.
+BEYOND = 2.5
+#: Examples on which outputs are compared.
+EXAMPLES = 128
+#: Weights on which techniques are applied together.
+SAMPLE = 4096
+
+
+@dataclass(frozen=True)
+class Request:
+    """Settings of one site to be measured."""
+
+    site: str
+    settings: tuple[Setting, ...]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A module of the original model without its children: bytes of its tensors and MACs of one example."""
+
+    bytes: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One setting applied alone.
+
+    Attributes
+    ----------
+    damage
+        Predicted rise of the loss, 0 or more.
+    method
+        "fisher", "channels" (their Fisher information), "outputs" (compared on a batch) or "" (changes no output).
+    shares
+        Path of a layer -> what is left of its bytes, its MACs and its bits. Layers that aren't named are untouched.
+    error
+        Why the step can't be applied, or "".
+    change
+        Where the damage is by Fisher information: the length of the weights' change, as a share of their own.
+    """
+
+    damage: float = 0.0
+    method: str = ""
+    shares: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    error: str = ""
+    change: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form."""
+        return {**vars(self), "shares": {k: [round(x, 6) for x in v] for k, v in self.shares.items()}}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Effect:
+        """Read what `to_json` wrote."""
+        shares = {str(k): (float(a), float(b), float(c)) for k, (a, b, c) in data["shares"].items()}
+        return cls(float(data["damage"]), str(data["method"]), shares, str(data["error"]), float(data["change"]))
+
+
+#: Measures requests, wherever: yields the place of each and its effects, in any order.
+Surveyor = Callable[[Sequence[Request], Fisher], Iterator[tuple[int, list[Effect]]]]
+
+
+class Survey:
+    """Measures effects on one task.
+
+    Parameters
+    ----------
+    task
+        The original model, its calibration data and its loss.
+    sites
+        All sites by name.
+    coder
+        The step of the container technique that files will be written with, if the space offers one: bytes are
+        counted with it.
+    """
+
+    def __init__(self, task: Task, sites: Mapping[str, Site], coder: Step | None) -> None:
+        self.task, self.sites, self.coder = task, dict(sites), coder
+        self._context = Context(task, self.sites, 0)
+
+    @cached_property
+    def units(self) -> dict[str, Unit]:
+        """Path -> figures of every module that holds tensors or multiplies; they add up to the model's."""
+        counts, _ = macs_by_module(self.task.model, self.task.example)
+        sizes = module_bytes(Draft(self.task.model), dict(self.task.model.named_modules()))
+        return {path: Unit(size, counts.get(path, 0)) for path, size in sizes.items() if size or counts.get(path)}
+
+    @cached_property
+    def _inputs(self) -> dict[str, tuple[Tensor, ...]]:
+        """Path of a layer -> the positional inputs of its first call, on the example."""
+        found: dict[str, tuple[Tensor, ...]] = {}
+        model = copy.deepcopy(self.task.model).eval()
+        paths = {m for s in self.sites.values() if s.kind in LAYER_KINDS for m in s.members}
+
+        def remember(path: str) -> Callable[..., None]:
+            def hook(_: nn.Module, args: tuple[Any, ...]) -> None:
+                if path not in found and args and all(isinstance(a, Tensor) for a in args):
+                    found[path] = tuple(a.detach().clone() for a in args)
+
+            return hook
+
+        handles = [model.get_submodule(p).register_forward_pre_hook(remember(p)) for p in sorted(paths)]
+        with torch.no_grad():
+            model(*(x.clone() for x in self.task.example))
+        for handle in handles:
+            handle.remove()
+        return found
+
+    def effects(self, request: Request, fisher: Fisher) -> list[Effect]:
+        """Return the effect of each setting that is asked for."""
+        return [self.effect(request.site, setting, fisher) for setting in request.settings]
+
+    def effect(self, site_name: str, setting: Setting, fisher: Fisher) -> Effect:
+        """Return what a setting does at a site. Whatever goes wrong is the effect's error."""
+        entry = technique(setting.technique)
+        site = self.sites[site_name]
+        if entry.stage in (Stage.CONTAINER, Stage.RECOVERY) or not isinstance(entry, Compressor):
+            return Effect()
+        try:
+            if site.kind in LAYER_KINDS and entry.stage in (Stage.OPERATOR, Stage.MASK, Stage.NUMERIC):
+                found = self._of_layer(entry, site, setting, fisher)
+            else:
+                found = self._of_model(entry, site, setting, fisher)
+            return found if math.isfinite(found.damage) else Effect(error="the outputs are not finite")
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+            return Effect(error=f"{type(error).__name__}: {reason[:200]}")
+
+    def divergence(self, *steps: Step) -> float:
+        """Return how far steps together really move the outputs, in the unit of `Effect.damage`; 0 for no steps.
+
+        Raises
+        ------
+        ValueError, RuntimeError, PressError
+            If a step can't be applied.
+        """
+        draft = Draft.of(self.task.model)
+        for step in steps:
+            apply_step(_compressor(step.technique), draft, step, self._context)
+        return self._divergence(draft.model)
+
+    # --- one layer -----------------------------------------------------------------------------------------
+
+    def _of_layer(self, entry: Compressor, site: Site, setting: Setting, fisher: Fisher) -> Effect:
+        draft = self._applied(entry, site, setting)
+        macs = self._macs(draft, site) if entry.stage is Stage.OPERATOR else 1.0
+        bits = self._bits(draft, site)
+        dense = dense_weights(draft, site, self.task.model)
+        self._code(draft)
+        before = sum(self.units[m].bytes for m in site.members if m in self.units)
+        after = sum(module_bytes(draft, {m: draft.module(m) for m in site.members}, nested=True).values())
+        shares = dict.fromkeys(site.members, (after / max(before, 1), macs, bits))
+        if dense is None:
+            whole = Draft.of(self.task.model)
+            apply_step(entry, whole, setting.step(site.name), self._context)
+            return Effect(self._divergence(whole.model), "outputs", shares)
+        damage, change = _quadratic(dense, self.task.model, fisher)
+        return Effect(damage * math.exp(BEYOND * change), "fisher", shares, change=change)
+
+    def _applied(self, entry: Compressor, site: Site, setting: Setting) -> Draft:
+        """Return a draft after the step: of the site alone, or of the model if the technique looks at the rest."""
+        try:
+            draft = alone(self.task.model, site)
+            apply_step(entry, draft, setting.step(site.name), self._context)
+        except Exception:
+            draft = Draft.of(self.task.model)
+            apply_step(entry, draft, setting.step(site.name), self._context)
+        return draft
+
+    def _code(self, draft: Draft) -> None:
+        """Let the coder have its say, as for a file."""
+        if self.coder is not None:
+            apply_step(_compressor(self.coder.technique), draft, self.coder, self._context)
+
+    @staticmethod
+    def _bits(draft: Draft, site: Site) -> float:
+        """Return the nominal bits of a site's weights as a share of 32."""
+        bits = [draft.encoding(name).codec.bits for name in draft.weights(site)]
+        return max(bits, default=32) / 32
+
+    def _macs(self, draft: Draft, site: Site) -> float:
+        """Return what is left of the MACs of a site's layers, run on the inputs that they have in the model."""
+        before = after = 0
+        for member in site.members:
+            if member not in self._inputs:
+                continue
+            inputs = self._inputs[member]
+            after += sum(macs_by_module(draft.module(member), inputs)[0].values())
+            before += sum(macs_by_module(self.task.model.get_submodule(member), inputs)[0].values())
+        return after / before if before else 1.0
+
+    # --- several layers ------------------------------------------------------------------------------------
+
+    def _of_model(self, entry: Compressor, site: Site, setting: Setting, fisher: Fisher) -> Effect:
+        draft = Draft.of(self.task.model)
+        apply_step(entry, draft, setting.step(site.name), self._context)
+        lost = self._lost(draft, site)
+        shares = self._shares(draft)
+        if entry.stage is Stage.STRUCTURE and site.name in fisher.channels and lost.any():
+            return Effect(float(fisher.channels[site.name][lost].sum()) / 2, "channels", shares)
+        return Effect(self._divergence(draft.model), "outputs", shares)
+
+    def _shares(self, draft: Draft) -> dict[str, tuple[float, float, float]]:
+        """Return what is left of each module that changed."""
+        counts, _ = macs_by_module(draft.model, self.task.example)
+        if draft.encodings:
+            self._code(draft)
+        sizes = module_bytes(draft, dict(draft.model.named_modules()))
+        size = shares_left({path: unit.bytes for path, unit in self.units.items()}, sizes)
+        macs = shares_left({path: unit.macs for path, unit in self.units.items()}, counts)
+        bits = {name.rpartition(".")[0]: e.codec.bits / 32 for name, e in draft.encodings.items()}
+        shares = {path: (size[path], macs[path], bits.get(path, 1.0)) for path in self.units}
+        return {path: share for path, share in shares.items() if share != (1.0, 1.0, 1.0)}
+
+    @staticmethod
+    def _lost(draft: Draft, site: Site) -> Tensor:
+        """Return which of a group's channels are gone, (channels,)."""
+        lost = torch.zeros(site.shape[0] if site.slices else 0, dtype=torch.bool)
+        for member in site.slices:
+            kept = draft.kept.get((member.module, member.side))
+            if kept is not None:
+                here = set(kept.tolist())
+                lost[[c for c, own in enumerate(member.positions) if own and not here & set(own)]] = True
+        return lost
+
+    @cached_property
+    def _softness(self) -> float:
+        return temperature(self.task)
+
+    @cached_property
+    def _sample(self) -> Batches:
+        return self.task.calibration.head(EXAMPLES)
+
+    @cached_property
+    def _outputs(self) -> Tensor:
+        return _run(self.task.model, self._sample)
+
+    def _divergence(self, model: nn.Module) -> float:
+        """Return how far outputs are from the original's on a small batch, as a rise of the loss; infinite if they
+        aren't finite.
+
+        For class scores it is the Kullback-Leibler divergence; for other outputs, half their squared distance in
+        units of the outputs' own variance. Batch-norm statistics are estimated anew if that lowers it.
+        """
+        plain = self._distance(model)
+        copied = copy.deepcopy(model)
+        if reestimate(copied, self._sample, self.task.loss):
+            return min(plain, self._distance(copied))
+        return plain
+
+    def _distance(self, model: nn.Module) -> float:
+        ours, theirs = _run(model, self._sample), self._outputs
+        if scores_classes(self.task.loss):
+            dim = 1
+            before, after = (theirs / self._softness).log_softmax(dim), (ours / self._softness).log_softmax(dim)
+            found = float((before.exp() * (before - after)).sum(dim).mean())
+        else:
+            spread = theirs.var(correction=0).clamp(min=torch.finfo(torch.float32).tiny)
+            found = float((ours - theirs).square().mean() / spread / 2)
+        return max(0.0, found) if math.isfinite(found) else math.inf
+
+
+class Sample:
+    """A few rows of one layer's weight, on which techniques are applied together to see what bytes they leave.
+
+    Parameters
+    ----------
+    survey
+        For its coder.
+    site
+        The layer.
+    """
+
+    def __init__(self, survey: Survey, site: Site) -> None:
+        self._survey = survey
+        weight = survey.task.model.get_parameter(site.weights[0]).detach()
+        matrix = weight.flatten(1)[:, :SAMPLE]
+        self._weight = matrix[: max(1, SAMPLE // matrix.shape[1])].clone()
+
+    def bytes(self, *settings: Setting) -> int:
+        """Return the bytes of the sample after these settings; one that can't be applied to it counts as nothing."""
+        rows, columns = self._weight.shape
+        layer = nn.Linear(columns, rows, bias=False)
+        with torch.no_grad():
+            layer.weight.copy_(self._weight)
+        site = Site("sample", "linear", ("sample",), ("sample.weight",), (rows, columns))
+        draft = Draft(nn.ModuleDict({"sample": layer}).eval())
+        context = Context(self._survey.task, {**self._survey.sites, "sample": site}, 0)
+        steps = [s.step("sample") for s in settings if s.technique]
+        for step in (*steps, *([self._survey.coder] if self._survey.coder else [])):
+            entry = _compressor(step.technique)
+            if entry.supports(context.sites[step.site]):
+                with suppress(Exception):  # such as a technique that looks at the rest of the model
+                    apply_step(entry, draft, step, context)
+        return packed_bytes(*pack_tensor(draft.parameter("sample.weight").detach(), draft.encoding("sample.weight")))
+
+
+def _compressor(name: str) -> Compressor:
+    entry = technique(name)
+    assert isinstance(entry, Compressor)
+    return entry
+
+
+def _quadratic(dense: Mapping[str, Tensor], original: nn.Module, fisher: Fisher) -> tuple[float, float]:
+    """Return half the Fisher information times the squared change, and the change's length relative to the weights'."""
+    damage = changed = whole = 0.0
+    for name, weight in dense.items():
+        before = original.get_parameter(name).detach()
+        square = (weight - before).square()
+        damage += float((fisher.weights[name] * square).sum()) / 2
+        changed += float(square.sum())
+        whole += float(before.square().sum())
+    return damage, math.sqrt(changed / whole) if whole else 0.0
+
+
+@torch.no_grad()
+def _run(model: nn.Module, batches: Batches) -> Tensor:
+    return torch.cat([model(*(a.clone() for a in args)) for args, _ in batches])

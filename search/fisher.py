@@ -1,0 +1,207 @@
+"""How much the loss cares for each weight and each channel: the diagonal of the empirical Fisher information.
+
+One pass over calibration data with gradients serves every layer and every technique: to second order a change dW of
+the weights raises the loss by ``1/2 sum F dW^2`` (LeCun et al., "Optimal Brain Damage", NIPS 1989; Fisher in place of
+the Hessian: Theis et al., 2018, arXiv:1801.05787), and removing a channel by half its own Fisher information, which is
+the squared first-order Taylor term (Molchanov et al., CVPR 2019, arXiv:1906.10771).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..compressors.distillation.losses import scores_classes
+from ..spaces.data import Batch
+from ..spaces.metric import IGNORED
+from ..spaces.site import Site
+from ..spaces.slicing import axes
+from ..spaces.task import Task
+
+#: Calibration examples that are looked at.
+EXAMPLES = 512
+#: How much doubt the original model should have, as 1 minus the sum of squared probabilities; examples that are asked
+#: for it; and the highest temperature.
+DOUBT, DOUBTED, HOTTEST = 0.3, 128, 100.0
+#: Examples whose gradients are summed before they are squared.
+_MICRO = 8
+
+
+@dataclass(frozen=True)
+class Fisher:
+    """What `measure_fisher` found.
+
+    Attributes
+    ----------
+    weights
+        Parameter name -> expected squared gradient of the loss, shaped like the parameter.
+    channels
+        Name of a group or of heads -> (channels,) expected squared derivative by a factor on the channel.
+    examples
+        On how many examples it rests.
+    by_loss
+        False if the task's loss can't be evaluated on the calibration data, so that the squared change of the
+        outputs, in units of their own variance, stands for it.
+    """
+
+    weights: dict[str, Tensor]
+    channels: dict[str, Tensor]
+    examples: int
+    by_loss: bool
+
+    @classmethod
+    def blank(cls, task: Task, sites: Iterable[Site]) -> Fisher:
+        """Return one of zeros, to see how long effects take before any is measured."""
+        everything = list(sites)
+        weights = {name: torch.zeros_like(task.model.get_parameter(name)) for s in everything for name in s.weights}
+        return cls(weights, {s.name: torch.zeros(s.shape[0]) for s in everything if s.slices}, 0, True)
+
+
+def measure_fisher(task: Task, sites: Iterable[Site], examples: int = EXAMPLES) -> Fisher:
+    """Return the Fisher information of the original model's weights and channels.
+
+    Parameters
+    ----------
+    task
+        Its model, its loss and its calibration data.
+    sites
+        Whose weights and channels.
+    examples
+        How many calibration examples are looked at, at most.
+
+    The gradients of a few examples are squared together: their sum has the variance of the sum of their squares as
+    long as single gradients are larger than their mean, and it costs as much less time.
+    """
+    model = copy.deepcopy(task.model).eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    everything = list(sites)
+    named = {name: model.get_parameter(name) for site in everything for name in site.weights}
+    coupled = [s for s in everything if s.slices]
+    readers = {name: model.get_parameter(name) for site in coupled for name, _, _ in _readers(model, site)}
+    wanted = {**named, **readers}
+    weights = {name: torch.zeros_like(p) for name, p in named.items()}
+    channels = {s.name: torch.zeros(s.shape[0]) for s in coupled}
+    by_loss, softness = _loss_works(task, model), temperature(task)
+    generator = torch.Generator().manual_seed(0)
+    scale = 1.0 if by_loss else _deviation(task)
+    seen = 0
+    for args, target in _micro(task, examples):
+        with torch.enable_grad():
+            output = model(*args)
+            if by_loss and scores_classes(task.loss):
+                value = F.cross_entropy(output / softness, _drawn(output.detach() / softness, target, generator))
+            elif by_loss:
+                value = task.loss(output, target)
+            else:
+                draw = torch.randn(output.shape, generator=generator).to(output.device)
+                value = (output * draw).sum() / len(target) / scale / math.sqrt(output[0].numel())
+            grads = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
+        by_name = {name: g for name, g in zip(wanted, grads) if g is not None}
+        if not all(x.isfinite().all() for x in (value.detach(), *by_name.values())):
+            continue  # such as a batch of examples that the loss ignores
+        count = len(target)
+        seen += count
+        # The loss is a mean over the examples: its squared gradient is a count-th of the mean squared one.
+        for name in weights.keys() & by_name.keys():
+            weights[name] += by_name[name].square() * count**2
+        for site in coupled:
+            channels[site.name] += _by_channel(model, site, by_name).square().cpu() * count**2
+    weights = {name: total / max(seen, 1) for name, total in weights.items()}
+    return Fisher(weights, {name: total / max(seen, 1) for name, total in channels.items()}, seen, by_loss)
+
+
+def _micro(task: Task, examples: int) -> Iterator[Batch]:
+    seen = 0
+    device = next((p.device for p in task.model.parameters()), torch.device("cpu"))
+    for args, target in task.calibration:
+        for start in range(0, len(target), _MICRO):
+            here = slice(start, start + _MICRO)
+            # Copies: a model may work on its input in place.
+            part = tuple((a[here] if a.ndim and len(a) == len(target) else a).to(device, copy=True) for a in args)
+            yield part, target[here].to(device)
+            seen += len(target[here])
+            if seen >= examples:
+                return
+
+
+def temperature(task: Task) -> float:
+    """Return what class scores are divided by so that the original model is in doubt about its calibration examples.
+
+    A model that is sure of all of them has a loss that is flat around its weights and steep further away, about which
+    gradients say nothing. 1 for a loss other than cross-entropy, and for a model that is in doubt anyway.
+    """
+    if not scores_classes(task.loss):
+        return 1.0
+    with torch.no_grad():
+        outputs = [task.model(*args).movedim(1, -1).flatten(0, -2) for args, _ in _micro(task, DOUBTED)]
+    scores = torch.cat(outputs)
+    softness = 1.0
+    while softness < HOTTEST and float((1 - (scores / softness).softmax(1).square().sum(1)).mean()) < DOUBT:
+        softness *= 1.1
+    return softness
+
+
+def _drawn(scores: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+    """Return classes drawn as the scores say, so that gradients have mean zero; ignored targets stay ignored."""
+    if target.shape != scores[:, 0].shape:
+        return target  # probabilities of classes
+    shares = scores.movedim(1, -1).softmax(-1).flatten(0, -2).cpu()
+    drawn = torch.multinomial(shares, 1, generator=generator).reshape(target.shape).to(target)
+    return torch.where(target == IGNORED, target, drawn)
+
+
+def _loss_works(task: Task, model: nn.Module) -> bool:
+    args, target = next(_micro(task, 1))
+    try:
+        with torch.enable_grad():
+            value = task.loss(model(*args), target)
+        return value.requires_grad and math.isfinite(float(value.detach()))
+    except Exception:
+        return False
+
+
+def _deviation(task: Task) -> float:
+    """Return the standard deviation of the original model's outputs."""
+    with torch.no_grad():
+        outputs = torch.cat([task.model(*args) for args, _ in _micro(task, DOUBTED)])
+    return max(float(outputs.std(correction=0)), torch.finfo(torch.float32).tiny)
+
+
+def _readers(model: nn.Module, site: Site) -> Iterator[tuple[str, int, tuple[tuple[int, ...], ...]]]:
+    """Yield the weights that a channel's value is multiplied with: name, dimension, positions of each channel.
+
+    A channel whose readers' weights are zero is as good as removed. Where nothing reads it, its producers count.
+    """
+    for side in ("in", "out"):
+        found = [s for s in site.slices if s.side == side]
+        for part in found:
+            dim = axes(model.get_submodule(part.module), side).get("weight")
+            if dim is not None:
+                yield f"{part.module}.weight", dim, part.positions
+        if found:
+            return
+
+
+def _by_channel(model: nn.Module, site: Site, grads: dict[str, Tensor]) -> Tensor:
+    """Return the loss's derivative by a factor on each channel, (channels,)."""
+    total = torch.zeros(site.shape[0])
+    owner_of: dict[tuple[tuple[int, ...], ...], tuple[Tensor, Tensor]] = {}
+    for name, dim, positions in _readers(model, site):
+        if name not in grads:
+            continue
+        if positions not in owner_of:
+            owner_of[positions] = (
+                torch.tensor([c for c, own in enumerate(positions) for _ in own]),
+                torch.tensor([p for own in positions for p in own]),
+            )
+        owner, place = owner_of[positions]
+        each = (grads[name] * model.get_parameter(name).detach()).movedim(dim, 0).flatten(1).sum(1).cpu()
+        total.index_add_(0, owner, each[place])
+    return total

@@ -1,0 +1,168 @@
+"""Measuring a sensitivity profile by itself: what it will cost is said first, then it is measured and checked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+
+from ..spaces.errors import ModelError, SettingError
+from ..spaces.recipe import Recipe
+from ..spaces.space import Space
+from ..spaces.task import Task
+from .effects import Effect, Request
+from .executor import Executor, LocalExecutor, Resources
+from .fisher import Fisher
+from .profile_check import STEPS, Check, check_profile, estimate_check
+from .sensitivity import Profile, Profiler
+from .trial import Bench
+
+#: Seconds between lines where there is no terminal.
+_EVERY = 5.0
+
+
+def profile(
+    task: Task,
+    space: Space | None = None,
+    *,
+    executor: str = "local",
+    resources: Resources | None = None,
+    progress: bool = True,
+) -> Profile:
+    """Return the sensitivity profile of a task's model: what every single step saves, and what damage it will do.
+
+    It is kept on disk by content: what is known from an earlier run, or from a search, isn't measured again.
+
+    Parameters
+    ----------
+    task
+        The trained model and its data.
+    space
+        The steps to look at; by default everything (`Space.from_task`).
+    executor
+        "local", or "ray" to measure on all workers.
+    resources
+        Ray's address, the number of workers, and the CPUs of each.
+    progress
+        Say on standard error what it will cost, and show how far it is.
+
+    Returns
+    -------
+    Profile
+        ``profile.rows()`` has one row a site and setting, ``profile.to_json()`` everything.
+
+    Raises
+    ------
+    SettingError, ModelError, RunError
+        For what a user can mend.
+    """
+    if not isinstance(task, Task):
+        raise SettingError("task", task, "must be a Task", "Write Task(model, validation=...).")
+    if space is not None and not isinstance(space, Space):
+        raise SettingError("space", space, "must be a Space", f"Write Space.from_task(task, {space!r}).")
+    space = space if space is not None else Space.from_task(task)
+    console = Console(stderr=True, quiet=not progress, highlight=False)
+    found, _ = measure(task, space, executor, resources or Resources(), console, checked=False)
+    return found
+
+
+def measure(
+    task: Task, space: Space, executor: str, resources: Resources, console: Console, checked: bool = True
+) -> tuple[Profile, Check | None]:
+    """Return a profile, and how good its predictions are on a few steps if ``checked``.
+
+    Raises
+    ------
+    SettingError, ModelError, RunError
+        As `profile`.
+    """
+    if executor not in ("ray", "local"):
+        raise SettingError("executor", executor, "must be 'ray' or 'local'")
+    profiler = Profiler(task, space)
+    bench = Bench(task, space.sites, (), (), max(1, int(resources.cpus)))
+    file_bytes = _file_bytes(bench)
+    if not profiler.missing:  # nothing that is worth starting workers for
+        executor = "local"
+    workers = _executor(executor, bench, resources)
+    try:
+        with bench.threaded():
+            cost = profiler.estimate(workers.slots)
+            check_cost = estimate_check(profiler.survey) if checked else None
+        console.print(announcement(profiler, cost, check_cost), soft_wrap=True)
+
+        def run(requests: Sequence[Request], fisher: Fisher) -> Iterator[tuple[int, list[Effect]]]:
+            return workers.survey(requests, profiler.coder, fisher)
+
+        with bench.threaded(), _bar(console) as tell:
+            found = profiler.measure(file_bytes, run, tell)
+    finally:
+        workers.close()
+    with bench.threaded():
+        return found, check_profile(found, profiler.survey) if checked else None
+
+
+def announcement(profiler: Profiler, seconds: float, check_seconds: float | None) -> str:
+    """Return what measuring will cost, in one sentence."""
+    missing = sum(len(r.settings) for r in profiler.missing)
+    whole = profiler.count
+    if not whole:
+        text = "the space has no step that changes a layer"
+    elif not missing:
+        text = f"all {whole} single steps are known from an earlier run"
+    elif missing < whole:
+        text = f"{missing} of {whole} single steps, {duration(seconds)}; the others are known from an earlier run"
+    else:
+        text = f"{whole} single steps, {duration(seconds)}"
+    if whole and check_seconds is not None:
+        text += f"; a check on {min(STEPS, whole)} of them, {duration(check_seconds)}"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """Return an estimate of time as people say it."""
+    if seconds < 1:
+        return "less than 1 s"
+    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
+
+
+def _file_bytes(bench: Bench) -> int:
+    try:
+        with bench.threaded():
+            return len(bench.compress(Recipe(), 0)[0].data)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ModelError(f"the unmodified model can't be saved: {reason}.") from error
+
+
+def _executor(name: str, bench: Bench, resources: Resources) -> Executor:
+    if name == "local":
+        return LocalExecutor(bench)
+    from .ray_executor import RayExecutor  # noqa: PLC0415 - importing Ray takes a second that local runs don't owe
+
+    return RayExecutor(bench, resources)
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[Callable[[float], None]]:
+    """Show a share of the work: as a bar on a terminal, as a line now and then elsewhere."""
+    live = console.is_terminal and not console.quiet
+    last = time.monotonic()
+    bar = Bar(
+        TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), console=console, disable=not live,
+        transient=True,
+    )  # fmt: skip
+    item = bar.add_task("measuring the layers' sensitivity", total=1.0)
+
+    def tell(share: float) -> None:
+        nonlocal last
+        bar.update(item, completed=share)
+        if not live and time.monotonic() - last > _EVERY:
+            last = time.monotonic()
+            console.print(f"{100 * share:3.0f} % measured")
+
+    with bar:
+        yield tell

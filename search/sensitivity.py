@@ -1,0 +1,228 @@
+"""The sensitivity profile: what every choice at every site saves, exactly, and what damage it is predicted to do.
+
+It is measured once, in the time of a few trials, and kept on disk by content: a second run on the same model, data and
+space reads it, and one that was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..spaces.choices import Choices, Setting
+from ..spaces.recipe import Step
+from ..spaces.site import LAYER_KINDS, MODEL
+from ..spaces.space import Space
+from ..spaces.stage import Stage
+from ..spaces.task import Task
+from .effects import Effect, Request, Sample, Survey, Surveyor, Unit
+from .fisher import EXAMPLES, Fisher, measure_fisher
+from .profile_rows import Row
+from .profile_store import ProfileStore
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is known of every choice before the first trial.
+
+    Attributes
+    ----------
+    choices
+        The space's settings.
+    effects
+        For each decision, one effect a setting.
+    units
+        Path -> bytes and MACs of each weighted layer of the original.
+    file_bytes
+        Length of the uncompressed model's file.
+    together
+        (mask setting, number format) -> bytes of both together, as a multiple of the product of their shares.
+    by_loss
+        Whether damages are rises of the task's loss.
+    seconds
+        That measuring took in this session; next to nothing if it was read from disk.
+    """
+
+    choices: Choices
+    effects: tuple[tuple[Effect, ...], ...]
+    units: Mapping[str, Unit]
+    file_bytes: int
+    together: Mapping[tuple[Setting, Setting], float] = field(default_factory=dict)
+    by_loss: bool = True
+    seconds: float = 0.0
+
+    @cached_property
+    def damage(self) -> tuple[np.ndarray[Any, np.dtype[np.float64]], ...]:
+        """For each decision (counts,) predicted rises of the loss, 0 first for none; infinite where a step fails."""
+        return tuple(
+            np.array([0.0, *(np.inf if e.error else max(0.0, e.damage) for e in effects)]) for effects in self.effects
+        )
+
+    def saved(self, place: int, number: int) -> tuple[int, int]:
+        """Return the bytes and MACs that setting ``number`` (from 1) of the decision at ``place`` saves alone."""
+        effect = self.effects[place][number - 1]
+        size = sum(self.units[p].bytes * (1 - s[0]) for p, s in effect.shares.items() if p in self.units)
+        macs = sum(self.units[p].macs * (1 - s[1]) for p, s in effect.shares.items() if p in self.units)
+        return round(size), round(macs)
+
+    def rows(self) -> list[Row]:
+        """Return one row a site and setting, in the model's order and from the gentlest setting to the strongest.
+
+        What acts on the model as a whole (coding of the file, recovery training) has none.
+        """
+        found = []
+        for place, (decision, settings) in enumerate(zip(self.choices.decisions, self.choices.settings)):
+            for number, (setting, effect) in enumerate(zip(settings, self.effects[place]), 1):
+                if decision.site != MODEL:
+                    damage, saved = float(self.damage[place][number]), self.saved(place, number)
+                    row = Row(
+                        decision.site, setting.technique, dict(setting.params), damage, effect.method, *saved,
+                        effect.error,
+                    )  # fmt: skip
+                    found.append(row)
+        order = {name: place for place, name in enumerate(self.choices.space.sites)}
+        return sorted(found, key=lambda row: order[row.site])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-able form: the model's file and layers, and the `rows`."""
+        sites = self.choices.space.sites.values()
+        return {
+            "file_bytes": self.file_bytes,
+            "macs": sum(unit.macs for unit in self.units.values()),
+            "by_loss": self.by_loss,
+            "sites": [
+                {"name": s.name, "kind": s.kind, "shape": list(s.shape), **vars(self.held(s.name))} for s in sites
+            ],
+            "rows": [row.to_json() for row in self.rows()],
+        }
+
+    def held(self, site: str) -> Unit:
+        """Return the bytes and MACs of a site's layers in the original."""
+        members = self.choices.space.sites[site].members
+        inside = [u for path, u in self.units.items() if any(path == m or path.startswith(f"{m}.") for m in members)]
+        return Unit(sum(u.bytes for u in inside), sum(u.macs for u in inside))
+
+
+class Profiler:
+    """Measures a profile, a site at a time.
+
+    Parameters
+    ----------
+    task, space
+        What is searched.
+    store
+        What is known already, and where what is measured is kept; by default in this machine's cache folder.
+    """
+
+    def __init__(self, task: Task, space: Space, store: ProfileStore | None = None) -> None:
+        self.task, self.space = task, space
+        self.choices = Choices(space)
+        self.coder = coder_of(self.choices)
+        self.store = store if store is not None else ProfileStore.usual(task, self.coder)
+        self.survey = Survey(task, space.sites, self.coder)
+
+    @cached_property
+    def missing(self) -> list[Request]:
+        """The settings at each site that nobody has measured yet; the sites with most work first."""
+        found: dict[str, list[Setting]] = {}
+        for decision, settings in zip(self.choices.decisions, self.choices.settings):
+            if decision.site != MODEL:
+                todo = [s for s in settings if self.store.get(decision.site, s) is None]
+                found.setdefault(decision.site, []).extend(todo)
+        requests = [Request(site, tuple(settings)) for site, settings in found.items() if settings]
+        return sorted(requests, key=self._weight, reverse=True)
+
+    @property
+    def count(self) -> int:
+        """How many single steps the space has, known ones included."""
+        found = zip(self.choices.decisions, self.choices.settings)
+        return sum(len(settings) for d, settings in found if d.site != MODEL)
+
+    def _weight(self, request: Request) -> float:
+        """Return how long a site takes beside others, roughly: a step costs something however small the layer is."""
+        return len(request.settings) * (1e5 + self.space.sites[request.site].bytes)
+
+    def estimate(self, workers: int = 1) -> float:
+        """Return about how many seconds `measure` will take, from trying one gradient and one setting of a layer."""
+        if not self.missing:
+            return 0.0
+        start = time.perf_counter()
+        measure_fisher(self.task, self.space.sites.values(), 8)
+        gradient = time.perf_counter() - start
+        blank = Fisher.blank(self.task, self.space.sites.values())
+        smallest = min(self.missing, key=lambda r: self._weight(r) / len(r.settings))
+        one = Request(smallest.site, smallest.settings[-1:])
+        self.survey.effect(one.site, one.settings[0], blank)  # the first one also pays for what all share
+        start = time.perf_counter()
+        self.survey.effect(one.site, one.settings[0], blank)
+        pace = (time.perf_counter() - start) / self._weight(one)
+        examples = min(EXAMPLES, sum(len(target) for _, target in self.task.calibration))
+        return gradient * examples / 8 + pace * sum(map(self._weight, self.missing)) / workers
+
+    def measure(
+        self, file_bytes: int, run: Surveyor | None = None, tell: Callable[[float], None] = lambda _: None
+    ) -> Profile:
+        """Return the profile.
+
+        Parameters
+        ----------
+        file_bytes
+            Length of the uncompressed model's file.
+        run
+            Measures requests, in any order; by default one after the other in this process.
+        tell
+            Called with the share of the work that is done.
+        """
+        start = time.perf_counter()
+        by_loss = True
+        if self.missing:
+            fisher = measure_fisher(self.task, self.space.sites.values())
+            by_loss = fisher.by_loss
+            requests = list(self.missing)
+            whole, done = sum(map(self._weight, requests)), 0.0
+            for index, effects in (run or self._here)(requests, fisher):
+                self.store.put(requests[index].site, dict(zip(requests[index].settings, effects)))
+                done += self._weight(requests[index])
+                tell(done / whole)
+        known = tuple(
+            tuple(self.store.get(d.site, s) or Effect() for s in settings)
+            for d, settings in zip(self.choices.decisions, self.choices.settings)
+        )
+        together = self.together()
+        seconds = time.perf_counter() - start
+        return Profile(self.choices, known, self.survey.units, file_bytes, together, by_loss, seconds)
+
+    def _here(self, requests: Sequence[Request], fisher: Fisher) -> Iterator[tuple[int, list[Effect]]]:
+        for index, request in enumerate(requests):
+            yield index, self.survey.effects(request, fisher)
+
+    def together(self) -> dict[tuple[Setting, Setting], float]:
+        """Return how masks and number formats combine, measured on a few weights of the largest layer.
+
+        Zeros cost less beside long numbers than beside short ones, so the shares of the two don't multiply.
+        """
+        masks, formats = self._distinct(Stage.MASK), self._distinct(Stage.NUMERIC)
+        layers = [s for s in self.space.sites.values() if s.kind in LAYER_KINDS]
+        if not masks or not formats or not layers:
+            return {}
+        sample = Sample(self.survey, max(layers, key=lambda s: s.bytes))
+        alone = {s: sample.bytes(s) for s in (Setting(""), *masks, *formats)}
+        whole = alone[Setting("")]
+        return {(m, f): sample.bytes(m, f) * whole / (alone[m] * alone[f]) for m in masks for f in formats}
+
+    def _distinct(self, stage: Stage) -> list[Setting]:
+        found = zip(self.choices.decisions, self.choices.settings)
+        return list(dict.fromkeys(s for d, settings in found if d.stage is stage for s in settings))
+
+
+def coder_of(choices: Choices) -> Step | None:
+    """Return the step of the container technique that a space offers, or None."""
+    for decision, settings in zip(choices.decisions, choices.settings):
+        if decision.stage is Stage.CONTAINER:
+            return settings[-1].step(decision.site)
+    return None
