@@ -1,5 +1,7 @@
 """The front door: describe a task, search its compressions, pick a model."""
 
+from typing import TYPE_CHECKING, Any
+
 from ..spaces.metric import Metric
 from ..spaces.recipe import Recipe, Step
 from ..spaces.space import Space
@@ -8,11 +10,16 @@ from .api import search
 from .artifact import load
 from .executor import Resources
 from .front import Front, Point
+from .profile_run import profile
 from .saved import open_front
+
+if TYPE_CHECKING:
+    from .drop_in import ParetoSampler, suggest
 
 __all__ = [
     "Front",
     "Metric",
+    "ParetoSampler",
     "Point",
     "Recipe",
     "Resources",
@@ -21,5 +28,16 @@ __all__ = [
     "Task",
     "load",
     "open_front",
+    "profile",
     "search",
+    "suggest",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import Optuna, which `ParetoSampler` is for, only when it is asked for."""
+    if name in ("ParetoSampler", "suggest"):
+        from . import drop_in  # noqa: PLC0415 - see above
+
+        return getattr(drop_in, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

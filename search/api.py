@@ -23,6 +23,7 @@ from .folder import Existing
 from .front import Front
 from .journal import Journal, identity
 from .plan import Plan, make_plan
+from .preparation import make_sampler
 from .progress import Progress
 from .report.data import write_report
 from .saved import save_front
@@ -38,13 +39,15 @@ def search(
     *,
     budget: int | None = 50,
     minutes: float | None = None,
+    evaluations: float | None = None,
     constraints: Sequence[str] = (),
-    sampler: str = "tpe",
+    sampler: str = "profile",
     seed: int = 0,
     run: str | Path | None = None,
     existing: Existing = "refuse",
     executor: Literal["ray", "local"] = "ray",
     resources: Resources | None = None,
+    racing: bool = True,
     progress: bool = True,
     about: dict[str, Any] | None = None,
     prepared: Callable[[], None] = lambda: None,
@@ -63,10 +66,13 @@ def search(
         Different recipes to try in all, the baseline among them; None for no limit.
     minutes
         Wall-clock limit of this session; trials that run at its end are abandoned.
+    evaluations
+        Limit of work in all, in evaluations of the whole validation split: a trial that is stopped early counts as
+        the share of the examples that it saw. Use ``budget=None`` for no other limit.
     constraints
         Limits on front points, e.g. ``"accuracy drop <= 0.01"``, ``"size <= 300 kB"``, ``"latency <= 0.5x"``.
     sampler
-        "tpe", "nsga2" or "random".
+        "profile" starts from a sensitivity profile of the layers; also "tpe", "nsga2", "nsga3", "gp", "random".
     seed
         For the sampler and everything random in trials.
     run
@@ -77,6 +83,9 @@ def search(
         "ray", or "local" for one trial at a time in this process.
     resources
         Ray's address, the number of workers, and the CPUs of a trial.
+    racing
+        Whether a trial ends as soon as it is clear that it can't reach the front. Those that reach it are measured
+        in full, and are the same models as without.
     progress
         Show progress on standard error.
     about
@@ -95,8 +104,8 @@ def search(
         For what a user can mend, before the first trial.
     """
     plan = make_plan(
-        task, objectives, budget=budget, minutes=minutes, constraints=constraints, sampler=sampler, seed=seed, run=run,
-        existing=existing, executor=executor, resources=resources,
+        task, objectives, budget=budget, minutes=minutes, evaluations=evaluations, constraints=constraints,
+        sampler=sampler, seed=seed, run=run, existing=existing, executor=executor, resources=resources, racing=racing,
     )  # fmt: skip
     if space is not None and not isinstance(space, Space):
         raise SettingError("space", space, "must be a Space", f"Write Space.from_task(task, {space!r}).")
@@ -123,9 +132,11 @@ def search(
         watcher = stack.enter_context(Progress(plan.budget, plan.objectives, baseline, progress))
         if bench.needs_class:
             watcher.say(f"saved models will need the original's class to load (pass model=): {bench.needs_class}")
-        engine = Engine(plan, space, trials, journal, store, watcher)
+        with clock("profile"):
+            chosen = make_sampler(plan, task, space, baseline, trials, watcher)
+        engine = Engine(plan, space, trials, journal, store, chosen, watcher)
         with _interrupts(engine, watcher), clock("search"):
-            why = engine.run(starting_recipes(space))
+            why = engine.run(starting_recipes(space) if plan.sampler != "profile" else ())
         trials.close()  # before the final latencies: they need a quiet machine
         best = engine.front()
         watcher.concluding(why)

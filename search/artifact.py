@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..compressors.cache import LayerCache
 from ..compressors.draft import Draft
 from ..compressors.encoding import Encoding
 from ..compressors.packing import pack_tensor, unpack_tensor
@@ -52,6 +53,7 @@ def dumps(
     inputs: int = 1,
     source: str | None = None,
     needs_class: str = "",
+    cache: LayerCache | None = None,
 ) -> Saved:
     """Return a draft as a file.
 
@@ -69,6 +71,8 @@ def dumps(
         ``module:function`` that builds the original, recorded where it is needed.
     needs_class
         Why the file shall not try to do without the original's class.
+    cache
+        Where some of the tensors may have been packed before.
 
     Raises
     ------
@@ -102,7 +106,7 @@ def dumps(
             entries.append([name, {"tied": ties[id(tensor)]}, []])
             continue
         ties[id(tensor)] = name
-        spec, arrays = _packed(tensor, _encoding_of(draft, name, tensor))
+        spec, arrays = _packed(tensor, _encoding_of(draft, name, tensor), cache)
         if isinstance(tensor, nn.Parameter):
             spec = {**spec, "parameter": 1}
         entries.append([name, spec, [parts.add(a) for a in arrays]])
@@ -119,10 +123,12 @@ def _encoding_of(draft: Draft, name: str, tensor: Tensor) -> Encoding | None:
     return None
 
 
-def _packed(tensor: Tensor, encoding: Encoding | None) -> tuple[dict[str, Any], list[container.Part]]:
+def _packed(
+    tensor: Tensor, encoding: Encoding | None, cache: LayerCache | None
+) -> tuple[dict[str, Any], list[container.Part]]:
     value = tensor.detach().cpu()
     if encoding is not None:
-        return pack_tensor(value, encoding)
+        return pack_tensor(value, encoding, cache)
     shape = list(value.shape)
     if value.dtype == torch.bfloat16:
         return {"raw": shape, "as": "bfloat16"}, [value.contiguous().view(torch.int16).numpy()]

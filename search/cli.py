@@ -11,16 +11,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ..compressors.cache import cache_folder
 from ..spaces.errors import PressError, SettingError
-from ..spaces.task import UNNAMED
+from ..spaces.task import UNNAMED, Task
 from . import config as settings
 from .api import search as run_search
 from .artifact import locate
-from .folder import Existing, check
+from .folder import Existing, check, check_place
 from .front import Front, Point
 from .plan import make_plan
+from .profile_run import measure
+from .profile_table import narrowed, profile_lines
 from .report.data import FILE as REPORT
 from .report.data import write_report
+from .report.profile_data import write_profile
 from .saved import load_front
 from .tables import front_table, metrics_table, point_table, techniques_table
 
@@ -58,29 +62,23 @@ def search(
     fresh: Annotated[bool, typer.Option("--fresh", help="Discard a run that the folder holds.")] = False,
     trials: Annotated[int | None, typer.Option(help="Override budget.trials.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Override budget.minutes.")] = None,
+    evaluations: Annotated[float | None, typer.Option(help="Override budget.evaluations.")] = None,
     seed: Annotated[int | None, typer.Option(help="Override seed.")] = None,
     executor: Annotated[str | None, typer.Option(help="Override executor: ray or local.")] = None,
     workers: Annotated[int | None, typer.Option(help="Override ray.workers.")] = None,
     address: Annotated[str | None, typer.Option(help="Override ray.address: a running cluster.")] = None,
+    racing: Annotated[bool | None, typer.Option(help="Stop trials that can't reach the front any more.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and show the space; run nothing.")
     ] = False,
 ) -> None:
     """Search the compressions of a model that a YAML file names."""
     chosen = settings.read_yaml(file)
-    changes: dict[str, object] = {}
-    if seed is not None:
-        changes["seed"] = seed
-    if executor is not None:
-        changes["executor"] = executor
-    data = {**chosen.model_dump(), **changes}
-    budget = dict(data["budget"])
-    budget.update({k: v for k, v in (("trials", trials), ("minutes", minutes)) if v is not None})
-    ray = dict(data["ray"])
-    ray.update({k: v for k, v in (("workers", workers), ("address", address)) if v is not None})
-    chosen = settings.check({**data, "budget": budget, "ray": ray}, "command line")
-    folder = output if output is not None else file.with_suffix("")
-    _run(chosen, folder, file, "fresh" if fresh else "refuse", dry_run)
+    data = {**chosen.model_dump(), **_given(seed=seed, executor=executor, racing=racing)}
+    data["budget"] |= _given(trials=trials, minutes=minutes, evaluations=evaluations)
+    data["ray"] |= _given(workers=workers, address=address)
+    chosen = settings.check(data, "command line")
+    _run(chosen, _folder(output, file), file, "fresh" if fresh else "refuse", dry_run)
 
 
 @app.command()
@@ -88,26 +86,76 @@ def resume(
     folder: Folder,
     trials: Annotated[int | None, typer.Option(help="A new total of trials.")] = None,
     minutes: Annotated[float | None, typer.Option(help="A new limit for this session.")] = None,
+    evaluations: Annotated[float | None, typer.Option(help="A new total of evaluations.")] = None,
+    racing: Annotated[bool | None, typer.Option(help="Stop trials that can't reach the front any more.")] = None,
 ) -> None:
     """Continue a run where it stopped; finished trials are not repeated."""
     chosen, origin = settings.read_saved(folder)
     data = chosen.model_dump()
-    data["budget"].update({k: v for k, v in (("trials", trials), ("minutes", minutes)) if v is not None})
+    data |= _given(racing=racing)
+    data["budget"] |= _given(trials=trials, minutes=minutes, evaluations=evaluations)
     _run(settings.check(data, "command line"), folder, origin / "run.yaml", "resume", False)
+
+
+@app.command()
+def profile(
+    file: Annotated[Path, typer.Argument(help="The run's YAML file; its folder is the file's name without .yaml.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Another folder for the page.")] = None,
+    executor: Annotated[str | None, typer.Option(help="Override executor: ray or local.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Override ray.workers.")] = None,
+    technique: Annotated[str | None, typer.Option(help="Print one technique, with all its settings.")] = None,
+    layers: Annotated[str, typer.Option(help="Print the layers, groups and blocks that this glob matches.")] = "*",
+) -> None:
+    """Measure how sensitive each layer is to each compression: what it saves, and what damage it will do."""
+    data = {**settings.read_yaml(file).model_dump(), **_given(executor=executor)}
+    data["ray"] |= _given(workers=workers)
+    chosen, folder = settings.check(data, "command line"), _folder(output, file)
+    check_place(folder)
+    task = _task(chosen, folder, file)
+    space = chosen.build_space(task)
+    shown = narrowed(space, technique, layers)  # a name that doesn't exist is found before anything is measured
+    try:
+        found, checked = measure(task, space, chosen.executor, chosen.resources(), _err)
+    except KeyboardInterrupt:
+        kept = "; the same command goes on with the sites that are not measured yet" if cache_folder() else ""
+        _err.print(f"stopped{kept}", soft_wrap=True)
+        raise typer.Exit(130) from None
+    for line in profile_lines(found, technique, shown, _out.width):
+        _out.print(line)
+    if checked is not None:
+        _out.print(f"· {checked.summary}", soft_wrap=True)
+    page = write_profile(found, checked, task.name, shlex.join(["paretopress", *sys.argv[1:]]), folder)
+    _out.print(f"map: {page}", soft_wrap=True)
+
+
+def _folder(output: Path | None, file: Path) -> Path:
+    return output if output is not None else file.with_suffix("")
+
+
+def _task(chosen: settings.Config, folder: Path, file: Path) -> Task:
+    task = chosen.build_task(file.resolve().parent)
+    if task.name == UNNAMED:
+        task.name = folder.name
+    return task
+
+
+def _given(**options: object) -> dict[str, object]:
+    """Return the options that were written on the command line."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _run(chosen: settings.Config, folder: Path, file: Path, existing: Existing, dry_run: bool) -> None:
     check(folder, existing)  # before a task that may take a while to build
-    task = chosen.build_task(file.resolve().parent)
-    if task.name == UNNAMED:
-        task.name = folder.name
+    task = _task(chosen, folder, file)
     options: dict[str, Any] = {
         "objectives": chosen.objectives,
         "budget": chosen.budget.trials,
         "minutes": chosen.budget.minutes,
+        "evaluations": chosen.budget.evaluations,
         "constraints": chosen.constraints,
         "sampler": chosen.sampler,
         "seed": chosen.seed,
+        "racing": chosen.racing,
         "run": folder,
         "existing": existing,
         "executor": chosen.executor,

@@ -50,6 +50,7 @@ class BudgetSection(_Section):
 
     trials: int | None = Field(default=None, ge=1)
     minutes: float | None = Field(default=None, gt=0)
+    evaluations: float | None = Field(default=None, gt=0)
 
 
 class RaySection(_Section):
@@ -74,8 +75,9 @@ class Config(_Section):
     objectives: list[str] | None = None
     constraints: list[str] = Field(default_factory=list)
     budget: BudgetSection = BudgetSection(trials=50)
-    sampler: str = "tpe"
+    sampler: str = "profile"
     seed: int = 0
+    racing: bool = True
     executor: Literal["ray", "local"] = "ray"
     ray: RaySection = RaySection()
 

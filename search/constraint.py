@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,13 +74,25 @@ class Constraint:
 
     def violation(self, result: Result, baseline: Result, quality: Objective) -> float:
         """Return how far a result is beyond the limit, relative to the limit's size; 0 or less means it is kept."""
-        value, base = result.value(self.metric), baseline.value(self.metric)
+        value = result.value(self.metric)
         if self.drop:
-            value = quality.loss(value) - quality.loss(base)
-        relative = self.unit == "x" or (self.unit == "%" and self.metric != quality.name)
-        limit = self.limit * base if relative else self.limit
+            value = quality.loss(value) - quality.loss(baseline.value(self.metric))
+        limit = self._limit(baseline, quality)
         excess = value - limit if self.sign == "<=" else limit - value
-        return excess / (abs(limit) or 1.0)
+        # What was never measured, because the trial was stopped before, counts as broken.
+        return 1.0 if math.isnan(excess) else excess / (abs(limit) or 1.0)
+
+    def allowed(self, baseline: Result, quality: Objective) -> tuple[float, float]:
+        """Return the lowest and the highest value of the metric that keep the limit."""
+        limit, upper = self._limit(baseline, quality), self.sign == "<="
+        if self.drop:  # the most that the loss may be; turning the sign of a loss gives the value back
+            limit = quality.loss(limit + quality.loss(baseline.value(self.metric)))
+            upper = upper == (quality.direction == "minimize")
+        return (-math.inf, limit) if upper else (limit, math.inf)
+
+    def _limit(self, baseline: Result, quality: Objective) -> float:
+        relative = self.unit == "x" or (self.unit == "%" and self.metric != quality.name)
+        return self.limit * baseline.value(self.metric) if relative else self.limit
 
 
 def check_constraints(constraints: Sequence[Constraint], quality: Objective) -> None:
@@ -89,6 +102,16 @@ def check_constraints(constraints: Sequence[Constraint], quality: Objective) -> 
             raise SettingError(
                 "constraint", constraint.text, f"only {quality.name} can drop", "Limit a cost like 'size <= 0.5x'."
             )
+
+
+def allowed(constraints: Sequence[Constraint], baseline: Result, quality: Objective) -> dict[str, tuple[float, float]]:
+    """Return for each limited metric the lowest and the highest value that keep all its limits."""
+    found: dict[str, tuple[float, float]] = {}
+    for constraint in constraints:
+        low, high = constraint.allowed(baseline, quality)
+        known = found.get(constraint.metric, (low, high))
+        found[constraint.metric] = (max(low, known[0]), min(high, known[1]))
+    return found
 
 
 def violations(constraints: Sequence[Constraint], result: Result, baseline: Result, quality: Objective) -> list[float]:

@@ -10,11 +10,13 @@ from typing import Protocol
 
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
-from .constraint import violations
+from .constraint import allowed, violations
 from .executor import Executor
+from .gains import Gains
 from .journal import Journal
 from .pareto import best_results
 from .plan import Plan
+from .racing import Race
 from .result import Result
 from .sampler import Proposal, Sampler
 from .store import Store
@@ -48,6 +50,8 @@ class Engine:
         What is searched.
     executor, journal, store
         Where trials run, and where results and files are kept.
+    sampler
+        Proposes recipes.
     watcher
         Is told of every finished trial.
     """
@@ -59,27 +63,44 @@ class Engine:
         executor: Executor,
         journal: Journal,
         store: Store,
+        sampler: Sampler,
         watcher: Watcher | None = None,
     ) -> None:
         self.plan, self.space, self.executor = plan, space, executor
-        self.journal, self.store, self.watcher = journal, store, watcher
-        self.sampler = Sampler(space, plan.objectives, plan.sampler, plan.seed, len(plan.constraints))
+        self.journal, self.store, self.sampler, self.watcher = journal, store, sampler, watcher
         self.results: dict[str, Result] = {}
         self.stopping = False
         self.repeats = 0
         self._running: dict[str, list[Proposal]] = {}
         self._random = random.Random(plan.seed)
+        self._gains = Gains()
         for result, _ in journal.results:
-            self.results[result.recipe.digest] = result
+            self._learn(result)
         for result, attributes in journal.results:
             self.sampler.recall(result, self._violations(result), attributes)
 
+    @property
+    def baseline(self) -> Result:
+        """The original model's result."""
+        return self.results[Recipe().digest]
+
+    @property
+    def evaluations(self) -> float:
+        """The work of all trials, in evaluations of the whole validation split."""
+        examples = self.baseline.measurements[self.plan.quality.name].repeats
+        return sum(r.evaluations(examples) for r in self.results.values())
+
+    def _learn(self, result: Result) -> None:
+        self.results[result.recipe.digest] = result
+        self._gains = self._gains.learnt(result, self.plan.quality)
+
     def _violations(self, result: Result) -> list[float]:
-        baseline = self.results[Recipe().digest]
-        return violations(self.plan.constraints, result, baseline, self.plan.quality)
+        return violations(self.plan.constraints, result, self.baseline, self.plan.quality)
 
     def run(self, starting: Sequence[Recipe]) -> str:
-        """Search until the budget is spent; return why it ended: "trials", "minutes", "exhausted" or "interrupted"."""
+        """Search until the budget is spent; return why it ended: "trials", "minutes", "evaluations", "exhausted" or
+        "interrupted".
+        """
         deadline = time.monotonic() + 60 * self.plan.budget.minutes if self.plan.budget.minutes is not None else None
         queue = deque(r for r in starting if r.digest not in self.results)
         while True:
@@ -102,8 +123,11 @@ class Engine:
             return "interrupted"
         if deadline is not None and time.monotonic() >= deadline:
             return "minutes"
-        if self.plan.budget.trials is not None and len(self.results) + len(self._running) >= self.plan.budget.trials:
+        budget, running = self.plan.budget, len(self._running)
+        if budget.trials is not None and len(self.results) + running >= budget.trials:
             return "trials"
+        if budget.evaluations is not None and self.evaluations + running >= budget.evaluations:
+            return "evaluations"
         return ""
 
     def _next(self, queue: deque[Recipe]) -> Proposal | None:
@@ -132,13 +156,13 @@ class Engine:
         number = len(self.results) + len(self._running)
         seed = int(recipe.digest[:8], 16) ^ self.plan.seed
         self._running[recipe.digest] = [proposal]
-        # With constraints a dominated result may still be the answer: its file is always sent.
-        front = (
-            []
-            if self.plan.constraints
-            else [[o.loss(r.value(o.name)) for o in self.plan.objectives] for r in self.front()]
-        )
-        self.executor.submit(Job(number, recipe, seed, proposal.origin), front)
+        # While nothing keeps all constraints, a dominated result may be the nearest: nothing is stopped or left out.
+        best = self.front()
+        feasible = all(v <= 0 for r in best for v in self._violations(r))
+        front = [[o.loss(r.value(o.name)) for o in self.plan.objectives] for r in best] if feasible else []
+        limits = allowed(self.plan.constraints, self.baseline, self.plan.quality) if feasible else {}
+        race = Race(limits, self._gains) if self.plan.racing else None
+        self.executor.submit(Job(number, recipe, seed, proposal.origin, race), front)
 
     def front(self) -> list[Result]:
         """Return the best results: non-dominated among those that keep all constraints, or, if none does,
@@ -150,7 +174,7 @@ class Engine:
         result = finished.result
         digest = result.recipe.digest
         proposals = self._running.pop(digest)
-        self.results[digest] = result
+        self._learn(result)
         front = self.front()
         # File, then journal, then sampler: a crash in between loses nothing that was reported.
         if finished.data is not None and any(r is result for r in front):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ..spaces.errors import SettingError
+from ..spaces.recipe import Step
+from .effects import Effect, Request, Survey
+from .fisher import Fisher
 from .trial import Bench, Finished, Job
 
 
@@ -48,13 +52,17 @@ class Executor(Protocol):
     slots: int
 
     def submit(self, job: Job, front: list[list[float]]) -> None:
-        """Start a job. ``front`` are the losses known to be non-dominated: a result that one of them dominates
-        comes back without its file.
-        """
+        """Start a job. ``front`` are the losses known to be non-dominated; see `Bench.run`."""
         ...
 
     def wait(self, timeout: float) -> list[Finished]:
         """Return what has finished, after at most ``timeout`` seconds if nothing has."""
+        ...
+
+    def survey(
+        self, requests: Sequence[Request], coder: Step | None, fisher: Fisher
+    ) -> Iterator[tuple[int, list[Effect]]]:
+        """Measure the effects of single steps, before any job is submitted: yield places and effects, in any order."""
         ...
 
     def close(self) -> None:
@@ -80,7 +88,17 @@ class LocalExecutor:
         if not self._jobs:
             return []
         job, front = self._jobs.popleft()
-        return [self._bench.run(job).without_dominated_file(self._bench.objectives, front)]
+        return [self._bench.run(job, front)]
+
+    def survey(
+        self, requests: Sequence[Request], coder: Step | None, fisher: Fisher
+    ) -> Iterator[tuple[int, list[Effect]]]:
+        """Measure one after the other."""
+        survey = Survey(self._bench.task, self._bench.sites, coder)
+        for index, request in enumerate(requests):
+            with self._bench.threaded():
+                effects = survey.effects(request, fisher)
+            yield index, effects
 
     def close(self) -> None:
         """Drop what is queued."""

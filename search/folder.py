@@ -13,6 +13,9 @@ from ..spaces.errors import RunError, SettingError
 
 JOURNAL = "journal.jsonl"
 
+#: What may lie beside a run without being part of it: starting over leaves it alone.
+BESIDE = ("profile.html", "profile.json")
+
 Existing = Literal["refuse", "resume", "fresh"]
 
 #: Everything a run writes. Starting over removes these and nothing else, except the lock, which is held then.
@@ -44,7 +47,7 @@ def check(folder: Path, existing: Existing) -> None:
             "over (--fresh, or existing='fresh'; its results are discarded), or give another folder."
         )
     if folder.is_dir():
-        strange = sorted(p.name for p in folder.iterdir() if p.name not in OURS)
+        strange = sorted(p.name for p in folder.iterdir() if p.name not in (*OURS, *BESIDE))
         if strange and not has_run:
             raise RunError(
                 f"{folder}: is not empty and holds no run (it has {', '.join(strange[:3])}). "
@@ -57,6 +60,17 @@ def check(folder: Path, existing: Existing) -> None:
                 pass
     except Timeout:
         raise RunError(in_use(folder)) from None
+    check_place(folder)
+
+
+def check_place(folder: Path) -> None:
+    """Check that files can be written into a folder, whatever it holds.
+
+    Raises
+    ------
+    RunError
+        If they can't.
+    """
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise RunError(f"{folder}: the run folder can't be written. Give a folder that you may write to.")

@@ -22,10 +22,13 @@ ALWAYS = ("size", "macs", "bops", "parameters")
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop asking: after ``trials`` different recipes in all, or ``minutes`` in this session."""
+    """When to stop asking: after ``trials`` different recipes in all, after ``evaluations`` of the whole validation
+    split in all (a trial that is stopped counts as the share that it saw), or after ``minutes`` in this session.
+    """
 
     trials: int | None = None
     minutes: float | None = None
+    evaluations: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Plan:
     existing: Existing
     executor: str
     resources: Resources
+    racing: bool = True
 
 
 def make_plan(
@@ -51,13 +55,15 @@ def make_plan(
     *,
     budget: int | None = 50,
     minutes: float | None = None,
+    evaluations: float | None = None,
     constraints: Sequence[str] = (),
-    sampler: str = "tpe",
+    sampler: str = "profile",
     seed: int = 0,
     run: str | Path | None = None,
     existing: Existing = "refuse",
     executor: str = "ray",
     resources: Resources | None = None,
+    racing: bool = True,
 ) -> Plan:
     """Return the checked settings; the arguments are those of `search`.
 
@@ -73,6 +79,8 @@ def make_plan(
         raise SettingError("seed", seed, "must be a whole number from 0 to 2**32 - 1")
     if executor not in ("ray", "local"):
         raise SettingError("executor", executor, "must be 'ray' or 'local'")
+    if not isinstance(racing, bool):
+        raise SettingError("racing", racing, "must be True or False")
     quality = Objective(task.metric.name, task.metric.direction, True)
     if quality.name in evaluators():
         raise SettingError("metric", quality.name, "is the name of a built-in metric", "Give yours another name.")
@@ -84,8 +92,8 @@ def make_plan(
     folder = Path(run) if run is not None else Path("runs") / task.name
     check(folder, existing)
     return Plan(
-        goals, quality, metrics, limits, _budget(budget, minutes), sampler, seed, folder, existing, executor,
-        resources or Resources(),
+        goals, quality, metrics, limits, _budget(budget, minutes, evaluations), sampler, seed, folder, existing,
+        executor, resources or Resources(), racing,
     )  # fmt: skip
 
 
@@ -110,11 +118,13 @@ def _constraints(constraints: Sequence[str], quality: Objective) -> tuple[Constr
     return limits
 
 
-def _budget(trials: int | None, minutes: float | None) -> Budget:
+def _budget(trials: int | None, minutes: float | None, evaluations: float | None) -> Budget:
     if trials is not None and (not isinstance(trials, int) or isinstance(trials, bool) or trials < 1):
         raise SettingError("budget", trials, "must be a whole number of trials, at least 1", "Use minutes= for time.")
-    if minutes is not None and (not isinstance(minutes, int | float) or not 0 < minutes < float("inf")):
-        raise SettingError("minutes", minutes, "must be a number above 0")
-    if trials is None and minutes is None:
-        raise SettingError("budget", None, "no limit of trials or minutes is given", "Give budget= or minutes=.")
-    return Budget(trials, minutes)
+    for name, value in (("minutes", minutes), ("evaluations", evaluations)):
+        if value is not None and (not isinstance(value, int | float) or not 0 < value < float("inf")):
+            raise SettingError(name, value, "must be a number above 0")
+    if trials is None and minutes is None and evaluations is None:
+        advice = "Give budget=, minutes= or evaluations=."
+        raise SettingError("budget", None, "no limit of trials, minutes or evaluations is given", advice)
+    return Budget(trials, minutes, evaluations)

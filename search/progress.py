@@ -47,7 +47,7 @@ class Progress:
         )
         self._task = self._bar.add_task("starting workers", total=None)
         self._start = self._last = time.monotonic()
-        self._seen = self._failed = 0
+        self._failed = self._stopped = 0
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -63,10 +63,14 @@ class Progress:
         if self._shown:
             self._console.print(text, style="yellow", highlight=False)
 
+    def profiling(self, share: float) -> None:
+        """Show how much of the layers' sensitivity is measured."""
+        self._bar.update(self._task, description="measuring the layers' sensitivity", total=1.0, completed=share)
+
     def finished(self, result: Result, front: Sequence[Result], running: int) -> None:
         """Show one more finished trial."""
-        self._seen += 1
         self._failed += result.status == "failed"
+        self._stopped += result.status == "stopped"
         now = time.monotonic()
         if not self._live and (not self._shown or now - self._last < _EVERY):
             return
@@ -74,7 +78,8 @@ class Progress:
         total = self._budget.trials
         volume = scaled_hypervolume(front, self._objectives, self._baseline)
         text = f"trial {result.number}" + (f" of {total}" if total else "") + f" · front {len(front)}"
-        text += f" · hypervolume {volume:.3f}" + (f" · {self._failed} failed" if self._failed else "")
+        text += f" · hypervolume {volume:.3f}" + (f" · {self._stopped} stopped early" if self._stopped else "")
+        text += f" · {self._failed} failed" if self._failed else ""
         if self._live:
             done: float = result.number
             if total is None and self._budget.minutes is not None:

@@ -14,6 +14,8 @@ import pickle
 import socket
 import sys
 import time
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +29,10 @@ from torch import nn
 from ..evaluators import base as evaluators
 from ..spaces import catalogue
 from ..spaces.errors import RunError
+from ..spaces.recipe import Step
+from .effects import Effect, Request, Survey
 from .executor import Resources
+from .fisher import Fisher
 from .result import Result
 from .trial import Bench, Finished, Job
 
@@ -122,12 +127,20 @@ class _Worker:
         for metric in metrics:
             evaluators.register(metric)
         self._bench: Bench = bench
+        self._survey: tuple[Survey, Fisher] | None = None
 
     def ready(self) -> int:
         return os.getpid()
 
     def run(self, job: Job, front: list[list[float]]) -> Finished:
-        return self._bench.run(job).without_dominated_file(self._bench.objectives, front)
+        return self._bench.run(job, front)
+
+    def survey(self, request: Request, coder: Step | None, blob: bytes, *arrays: npt.NDArray[Any]) -> list[Effect]:
+        if self._survey is None:
+            self._survey = Survey(self._bench.task, self._bench.sites, coder), unpack(blob, list(arrays))
+        survey, fisher = self._survey
+        with self._bench.threaded():
+            return survey.effects(request, fisher)
 
 
 @dataclass
@@ -246,6 +259,34 @@ class RayExecutor:
                     reason = f"its worker died {MAX_ATTEMPTS} times ({type(error).__name__})"
                     finished.append(_lost(job, reason, time.monotonic() - slot.since))
         return finished
+
+    def survey(
+        self, requests: Sequence[Request], coder: Step | None, fisher: Fisher
+    ) -> Iterator[tuple[int, list[Effect]]]:
+        """Measure on all workers; what a worker that died had in hand is measured again on a new one, once."""
+        blob, arrays = pack(fisher)
+        shared = [ray.put(blob), *(ray.put(a) for a in arrays)]
+        queue = deque((i, MAX_ATTEMPTS) for i in range(len(requests)))
+        free = list(self._slots)
+        running: dict[Any, tuple[int, int, _Slot]] = {}
+        while queue or running:
+            while queue and free:
+                (index, attempts), slot = queue.popleft(), free.pop()
+                running[slot.actor.survey.remote(requests[index], coder, *shared)] = (index, attempts, slot)
+            [reference], _ = ray.wait(list(running), num_returns=1)
+            index, attempts, slot = running.pop(reference)
+            free.append(slot)
+            try:
+                effects = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                ray.kill(slot.actor)
+                slot.actor = self._actor()
+                if attempts > 1:
+                    queue.append((index, attempts - 1))
+                    continue
+                reason = f"its worker died {MAX_ATTEMPTS} times ({type(error).__name__})"
+                effects = [Effect(error=reason)] * len(requests[index].settings)
+            yield index, effects
 
     def close(self) -> None:
         """Stop the workers, and Ray if it was started here."""

@@ -10,7 +10,10 @@ from typing import Any, Literal
 from ..evaluators.base import Direction, Measurement
 from ..spaces.recipe import Recipe
 
-Status = Literal["ok", "failed"]
+#: Of a full evaluation: what any trial counts at least.
+LEAST = 0.01
+
+Status = Literal["ok", "failed", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,12 @@ class Result:
     recipe
         What was tried.
     measurements
-        Metric name -> measurement on validation data; empty if the trial failed.
+        Metric name -> measurement on validation data; empty if the trial failed. A trial that was stopped has its
+        costs, and an estimate of its quality with how many examples that rests on; none if it was stopped before.
     status
-        "ok" or "failed".
+        "ok", "failed", or "stopped": it could not reach the front any more (see `racing`).
     error
-        Why it failed, one line.
+        Why it failed or was stopped, one line.
     seconds
         Of the trial itself, queueing not included.
     seed
@@ -53,6 +57,14 @@ class Result:
         Phase -> seconds within the trial.
     checksum
         Sixteen hexadecimal digits of SHA-256 over the model's file.
+    work
+        "examples": validation examples evaluated; "trained": training examples trained on; "calibrated": calibration
+        examples run for batch-norm statistics.
+    rungs
+        What a trial with recovery training had before it ("before") and after a short part of it ("short"): metric ->
+        value, the quality estimated on a few examples.
+    cache
+        How many results for single layers were found ("hits") and how many were computed ("misses").
     """
 
     number: int
@@ -65,11 +77,27 @@ class Result:
     origin: str = ""
     timings: Mapping[str, float] = field(default_factory=dict)
     checksum: str = ""
+    work: Mapping[str, int] = field(default_factory=dict)
+    rungs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    cache: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def foretold(self) -> bool:
+        """Whether the trial was stopped before the end of its training, and its quality is what was expected of it."""
+        return any("foretold" in m.detail for m in self.measurements.values())
 
     def value(self, name: str) -> float:
         """Return a measured value, NaN if there is none."""
         found = self.measurements.get(name)
         return found.value if found is not None else math.nan
+
+    def evaluations(self, examples: int) -> float:
+        """Return the validation work in full evaluations of so many examples; 1 where an old journal doesn't say.
+
+        Training isn't counted. A trial that looked at no example counts as `LEAST`, so that a budget of evaluations
+        ends any run.
+        """
+        return max(LEAST, self.work.get("examples", examples) / examples)
 
     def to_json(self) -> dict[str, Any]:
         """Return the journal line."""
@@ -85,6 +113,9 @@ class Result:
             "origin": self.origin,
             "timings": {k: round(v, 4) for k, v in self.timings.items()},
             "checksum": self.checksum,
+            "work": dict(self.work),
+            "rungs": {rung: dict(values) for rung, values in self.rungs.items()},
+            "cache": dict(self.cache),
         }
 
     @classmethod
@@ -94,11 +125,14 @@ class Result:
             int(data["number"]),
             Recipe.from_json(data["recipe"]),
             {k: Measurement.from_json(m) for k, m in data.get("measurements", {}).items()},
-            "failed" if data["status"] == "failed" else "ok",
+            data["status"] if data["status"] in ("failed", "stopped") else "ok",
             str(data.get("error", "")),
             float(data.get("seconds", 0.0)),
             int(data.get("seed", 0)),
             str(data.get("origin", "")),
             {k: float(v) for k, v in data.get("timings", {}).items()},
             str(data.get("checksum", "")),
+            {k: int(v) for k, v in data.get("work", {}).items()},
+            {rung: {k: float(v) for k, v in values.items()} for rung, values in data.get("rungs", {}).items()},
+            {k: int(v) for k, v in data.get("cache", {}).items()},
         )

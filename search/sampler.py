@@ -1,39 +1,23 @@
-"""Proposes recipes. The only file that imports Optuna.
-
-The study lives in memory; the journal is the record. A recipe is coded *flat*: every decision and parameter is
-one dimension that is always present, ordered ones as integers, so that every sampler of Optuna can model it.
-"""
+"""What a sampler is: something that proposes recipes and learns what became of them."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
-
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from ..spaces.errors import SettingError, nearest
-from ..spaces.knob import Knob, Scalar
 from ..spaces.recipe import Recipe
-from ..spaces.space import Space
-from .result import Objective, Result
+from .result import Result
 
-#: Number of trials before TPE models; the uniform recipes count among them.
-_TPE_STARTUP = 16
-
-
-def _tpe(seed: int) -> BaseSampler:
-    return TPESampler(multivariate=True, constant_liar=True, n_startup_trials=_TPE_STARTUP, seed=seed)
-
-
-SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
-    "tpe": _tpe,
-    "nsga2": lambda seed: NSGAIISampler(population_size=20, seed=seed),
-    "random": lambda seed: RandomSampler(seed=seed),
+#: Name -> what it is.
+SAMPLERS = {
+    "profile": "starts from the layers' sensitivity profile and learns from every trial (the default)",
+    "tpe": "tree-structured Parzen estimator, multivariate (Ozaki et al., 2022), by Optuna",
+    "nsga2": "NSGA-II (Deb et al., 2002), population 20, by Optuna",
+    "nsga3": "NSGA-III (Deb & Jain, 2014), population 20, by Optuna",
+    "gp": "Gaussian process; slow beyond some hundred parameters, by Optuna",
+    "random": "random search",
 }
 
 
@@ -48,122 +32,33 @@ class Proposal:
     """A recipe and the handle to tell its outcome by."""
 
     recipe: Recipe
-    trial: optuna.Trial
+    handle: Any
     origin: str
 
 
-class Sampler:
-    """Ask for recipes, tell what became of them.
-
-    Parameters
-    ----------
-    space
-        What may be proposed.
-    objectives
-        In the order of the values told.
-    name
-        "tpe" (Ozaki et al., 2022), "nsga2" (Deb et al., 2002) or "random".
-    seed
-        The same seed and the same results give the same proposals.
-    constraints
-        Number of constraint violations told with each result.
-    """
-
-    def __init__(
-        self, space: Space, objectives: Sequence[Objective], name: str, seed: int, constraints: int = 0
-    ) -> None:
-        check_sampler(name)
-        self.space, self.objectives, self.name, self._constraints = (
-            space,
-            tuple(objectives),
-            name,
-            constraints,
-        )
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study = optuna.create_study(
-                directions=[o.direction for o in objectives], sampler=SAMPLERS[name](seed)
-            )
-        self._distributions = {n: _distribution(k) for n, k in space.dimensions.items()}
-        self._worst: list[float] | None = None
+class Sampler(Protocol):
+    """Ask for recipes, tell what became of them. The same seed and the same results give the same proposals."""
 
     def ask(self) -> Proposal:
-        """Return the sampler's next proposal."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            trial = self._study.ask(self._distributions)
-        return Proposal(self.space.decode(self._decoded(trial.params)), trial, self.name)
+        """Return the next proposal."""
+        ...
 
     def ask_for(self, recipe: Recipe, origin: str) -> Proposal:
         """Return a proposal of a given recipe, so that the sampler learns from it like from its own."""
-        self._study.enqueue_trial(self._encoded(recipe))
-        return replace(self.ask(), origin=origin)
+        ...
 
     def tell(self, proposal: Proposal, result: Result, violations: Sequence[float] = ()) -> None:
-        """Report a result.
-
-        A failed trial is told as completed with the worst values seen and an infeasible mark: samplers ignore
-        trials that are told as failed, and would propose the same broken setting again.
-        """
-        proposal.trial.set_constraint("failed", 1.0 if result.status == "failed" else -1.0)
-        for index, violation in enumerate(self._padded(violations)):
-            proposal.trial.set_constraint(f"c{index}", violation)
-        self._study.tell(proposal.trial, self._values(result))
+        """Report a result, and by how much it breaks each constraint (0 or less: kept)."""
+        ...
 
     def attributes(self, proposal: Proposal) -> dict[str, Any]:
-        """Return what must be recorded with the result to rebuild the sampler: NSGA-II's generation, without which
-        it would start over.
-        """
-        if self.name != "nsga2":
-            return {}
-        trial = self._study.get_trials(deepcopy=False)[proposal.trial.number]
-        return {k: v for k, v in trial.system_attrs.items() if k.endswith(":generation")}
+        """Return what must be recorded with the result to rebuild the sampler."""
+        ...
 
     def forget(self, proposal: Proposal) -> None:
         """Drop a proposal that will have no result."""
-        self._study.tell(proposal.trial, state=TrialState.FAIL)
+        ...
 
     def recall(self, result: Result, violations: Sequence[float], attributes: Mapping[str, Any]) -> None:
         """Add a result of an earlier session, with what `attributes` returned for it."""
-        constraints = {"failed": 1.0 if result.status == "failed" else -1.0}
-        constraints |= {f"c{i}": v for i, v in enumerate(self._padded(violations))}
-        values = self._values(result)
-        trial: FrozenTrial = create_trial(
-            values=values,
-            params=self._encoded(result.recipe),
-            distributions=self._distributions,
-            system_attrs=dict(attributes),
-            constraints=constraints,
-        )
-        self._study.add_trial(trial)
-
-    def _padded(self, violations: Sequence[float]) -> list[float]:
-        """Return one violation for each constraint: a failed trial violates them all."""
-        return [*violations, *[1.0] * (self._constraints - len(violations))]
-
-    def _values(self, result: Result) -> list[float]:
-        if result.status == "ok":
-            values = [result.value(o.name) for o in self.objectives]
-            self._worst = values if self._worst is None else [
-                max(a, b, key=o.loss) for o, a, b in zip(self.objectives, self._worst, values)
-            ]  # fmt: skip
-            return values
-        return self._worst or [1e30 if o.direction == "minimize" else -1e30 for o in self.objectives]
-
-    def _encoded(self, recipe: Recipe) -> dict[str, int | str]:
-        flat = self.space.encode(recipe)
-        return {name: _code(knob, flat[name]) for name, knob in self.space.dimensions.items()}
-
-    def _decoded(self, params: Mapping[str, Any]) -> dict[str, Scalar]:
-        return {n: k.values[params[n]] if k.ordered else params[n] for n, k in self.space.dimensions.items()}
-
-
-def _distribution(knob: Knob) -> BaseDistribution:
-    if knob.ordered:
-        return IntDistribution(0, len(knob.values) - 1)
-    return CategoricalDistribution(knob.values)
-
-
-def _code(knob: Knob, value: Scalar) -> Any:
-    return knob.index(value) if knob.ordered else value
+        ...

@@ -5,41 +5,50 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import nn
 
 from ..compressors.base import Compressor, apply_step
-from ..compressors.batchnorm import reestimate
+from ..compressors.batchnorm import Judge, reestimate
+from ..compressors.cache import LayerCache
 from ..compressors.draft import Context, Draft
-from ..evaluators.accuracy import Quality
+from ..evaluators.accuracy import Look, Quality
 from ..evaluators.base import Evaluator, Measurement, Subject, evaluator
 from ..spaces.catalogue import in_stage_order, technique
-from ..spaces.data import Batches
+from ..spaces.metric import ACCURACY
 from ..spaces.recipe import Recipe
+from ..spaces.seeding import seeded
 from ..spaces.site import Site
 from ..spaces.stage import Stage
 from ..spaces.task import Task
 from .artifact import Saved, dumps, loads
+from .layers import ModuleForm
 from .pareto import dominates
+from .racing import Heat, Race, Stop
 from .result import Objective, Result, Status
+
+#: What is told a model's costs, and says who judges it; it raises `Stop` if nobody need to.
+Entry = Callable[[Mapping[str, Measurement]], Judge | None]
 
 
 @dataclass(frozen=True)
 class Job:
     """A recipe to try.
 
-    ``number``, ``seed`` and ``origin`` go into the result. ``attempt`` counts executions after a worker died.
+    ``number``, ``seed`` and ``origin`` go into the result. ``race`` is None for a trial that nothing may stop.
+    ``attempt`` counts executions after a worker died.
     """
 
     number: int
     recipe: Recipe
     seed: int = 0
     origin: str = ""
+    race: Race | None = None
     attempt: int = 1
 
 
@@ -71,10 +80,12 @@ class Bench:
     metrics
         What each trial measures, the cheapest first.
     objectives
-        What decides whether a trial's file is sent back.
+        What decides whether a trial can reach the front, and whether its file is sent back.
     threads
         Of torch while a trial runs, the same in every process: with another number, sums differ in their last bits
         and a recipe would not be the same model again.
+    cache
+        Where results of single layers are kept: each process's memory, and a folder that all of a machine share.
     """
 
     task: Task
@@ -82,6 +93,7 @@ class Bench:
     metrics: Sequence[Evaluator]
     objectives: Sequence[Objective]
     threads: int = 1
+    cache: LayerCache = field(default_factory=lambda: LayerCache(modules=ModuleForm()))
 
     @cached_property
     def needs_class(self) -> str:
@@ -102,9 +114,21 @@ class Bench:
         """The uncompressed model, read back from a file like every other: what latency is paired with."""
         return loads(self.compress(Recipe(), 0)[0].data, self.task.model)
 
+    @cached_property
+    def quality(self) -> Quality:
+        """The evaluator of the task's own metric."""
+        return next((m for m in self.metrics if isinstance(m, Quality)), Quality(self.task.metric))
+
+    @cached_property
+    def reference(self) -> Look:
+        """What the uncompressed model does on each validation example: what trials are compared with in the race."""
+        *_, look = self.quality.looks(Subject(self.original, self.task, self.task.validation))
+        return look
+
     def __getstate__(self) -> dict[str, object]:
-        """Leave `original` behind: a worker makes its own."""
-        return {k: v for k, v in vars(self).items() if k != "original"}
+        """Leave `original` behind, and `reference` where it is large: a worker makes its own."""
+        left = {"original"} if self.quality.metric.function is ACCURACY.function else {"original", "reference"}
+        return {k: v for k, v in vars(self).items() if k not in left}
 
     @contextmanager
     def threaded(self) -> Iterator[None]:
@@ -116,40 +140,67 @@ class Bench:
         finally:
             torch.set_num_threads(before)
 
-    def run(self, job: Job) -> Finished:
-        """Run a trial. Whatever goes wrong becomes a failed result; nothing is raised but interrupts."""
+    def heat(self, recipe: Recipe, race: Race | None, front: Sequence[Sequence[float]]) -> Heat:
+        """Return a trial's part in the race; see `Heat`."""
+        return Heat(
+            recipe, self.objectives, front, race, self.quality,
+            lambda model: self.quality.looks(Subject(model, self.task, self.task.validation)),
+            lambda: self.reference, self.quality.partial(self.task.validation),
+        )  # fmt: skip
+
+    def run(self, job: Job, front: Sequence[Sequence[float]] = ()) -> Finished:
+        """Run a trial. Whatever goes wrong becomes a failed result; nothing is raised but interrupts.
+
+        ``front`` are the losses that are known to be non-dominated. A trial that can't reach them any more is stopped
+        if the job says so, and a result that one of them dominates comes back without its file.
+        """
         start = time.perf_counter()
         clock = Clock()
+        heat = self.heat(job.recipe, job.race, front)
+
+        def result(measured: dict[str, Measurement], status: Status, error: str = "", checksum: str = "") -> Result:
+            work = {"examples": heat.examples, "trained": heat.trained, "calibrated": heat.calibrated}
+            seconds = time.perf_counter() - start
+            return Result(
+                job.number, job.recipe, measured, status, error, seconds, job.seed, job.origin, clock.seconds, checksum,
+                work, heat.rungs, self.cache.taken(),
+            )  # fmt: skip
+
         try:
             with self.threaded():
-                saved, draft = self.compress(job.recipe, job.seed, clock)
+                saved, draft = self.compress(job.recipe, job.seed, clock, heat)
                 with clock("load"):
                     model = self.reload(saved, draft)
                 with clock("measure"):
-                    measured = self.measure(model, draft, len(saved.data), self.task.validation, self.metrics)
+                    measured = self.measure(model, draft, len(saved.data), self.metrics, heat)
+                if job.recipe.is_baseline and heat.look is not None:
+                    self.reference = heat.look
+        except Stop as stop:
+            known = dict(heat.measured)
+            if stop.estimate is not None:
+                known[self.quality.name] = stop.estimate
+            return Finished(result(known, "stopped", stop.reason))
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0][:500]
-            return Finished(self._result(job, {}, "failed", reason, start, clock))
+            return Finished(result({}, "failed", reason))
         checksum = hashlib.sha256(saved.data).hexdigest()[:16]
-        return Finished(replace(self._result(job, measured, "ok", "", start, clock), checksum=checksum), saved.data)
+        done = Finished(result(measured, "ok", "", checksum), saved.data)
+        return done.without_dominated_file(self.objectives, front)
 
-    @staticmethod
-    def _result(
-        job: Job, measured: dict[str, Measurement], status: Status, error: str, start: float, clock: Clock
-    ) -> Result:
-        seconds = time.perf_counter() - start
-        return Result(job.number, job.recipe, measured, status, error, seconds, job.seed, job.origin, clock.seconds)
-
-    def compress(self, recipe: Recipe, seed: int, clock: Clock | None = None) -> tuple[Saved, Draft]:
+    def compress(
+        self, recipe: Recipe, seed: int, clock: Clock | None = None, heat: Heat | None = None
+    ) -> tuple[Saved, Draft]:
         """Return the compressed model as a file, and the draft that it was written from.
+
+        ``heat`` judges it before and in its recovery training, and may raise `Stop`.
 
         Raises
         ------
         ValueError
             If the compressed model's output is not finite.
         """
-        clock = clock or Clock()
-        context = Context(self.task, self.sites, seed)
+        clock, heat = clock or Clock(), heat or self.heat(recipe, None, ())
+        context = Context(self.task, self.sites, seed, self.cache, checkpoint=heat.checkpoint)
         draft = Draft.of(self.task.model)
         steps = in_stage_order(recipe.steps)
         recovering = False
@@ -159,21 +210,50 @@ class Bench:
                 raise TypeError(f"the technique {step.technique} can't be applied: it is no Compressor")
             if entry.stage is Stage.RECOVERY and not recovering:
                 recovering = True
-                with clock("batch norm"):
-                    reestimate(draft.model, self.task.calibration, self.task.loss)
+                self._settle(draft, recipe, heat, clock, heat.before_training)
             with clock("train" if entry.stage is Stage.RECOVERY else "compress"):
                 apply_step(entry, draft, step, context)
+        saved: Saved | None = None
         if any(technique(s.technique).stage < Stage.CONTAINER for s in steps):
-            with clock("batch norm"):
-                reestimate(draft.model, self.task.calibration, self.task.loss)
+            saved = self._settle(draft, recipe, heat, clock, heat.before_statistics)
         draft.model.eval()
         with torch.no_grad():
             if not torch.isfinite(draft.model(*(x.clone() for x in self.task.example))).all():
                 raise ValueError("the compressed model's output is not finite")
         with clock("save"):
-            inputs, source = len(self.task.example), self.task.source
-            saved = dumps(draft, self.task.model, recipe, inputs, source, self.needs_class)
+            saved = saved or self._saved(draft, recipe)
         return saved, draft
+
+    def _settle(self, draft: Draft, recipe: Recipe, heat: Heat, clock: Clock, enter: Entry) -> Saved | None:
+        """Choose the draft's batch-norm statistics; if the trial races, it is judged meanwhile.
+
+        ``enter`` is told the costs that a front or a constraint may ask for, and returns the judge. The file that told
+        them is returned if it is still the draft's.
+        """
+        judge: Judge | None = None
+        saved: Saved | None = None
+        if heat.races:
+            cheap = [m for m in self.metrics if m.cost < self.quality.cost and m.name in heat.compared]
+            with clock("judge"):
+                try:
+                    with seeded(0):
+                        saved = self._saved(draft, recipe)
+                        costs = self.measure(draft.model, draft, len(saved.data), cheap)
+                except Exception:
+                    costs = None  # what is wrong with it may be mended in training; if not, it is told at the end
+                judge = enter(costs) if costs is not None else None
+
+        def timed(model: nn.Module, more: bool) -> bool:
+            with clock("judge"):
+                return judge is not None and judge(model, more)
+
+        with clock("batch norm"):
+            changed = reestimate(draft.model, heat.calibrating(self.task.calibration), self.task.loss, timed)
+        return None if changed else saved
+
+    def _saved(self, draft: Draft, recipe: Recipe) -> Saved:
+        inputs, source = len(self.task.example), self.task.source
+        return dumps(draft, self.task.model, recipe, inputs, source, self.needs_class, self.cache)
 
     def reload(self, saved: Saved, draft: Draft) -> nn.Module:
         """Return the model read back from the file.
@@ -193,23 +273,33 @@ class Bench:
         return model
 
     def measure(
-        self, model: nn.Module, draft: Draft, file_bytes: int, split: Batches, metrics: Sequence[Evaluator]
+        self,
+        model: nn.Module,
+        draft: Draft,
+        file_bytes: int,
+        metrics: Sequence[Evaluator],
+        heat: Heat | None = None,
     ) -> dict[str, Measurement]:
-        """Return metric name -> measurement of a loaded model.
+        """Return metric name -> measurement of a loaded model, on validation data.
 
         Raises
         ------
         ValueError
             If a value is not finite.
+        Stop
+            From ``heat``, which measures the quality.
         """
         bits: dict[str, int] = {}
         for name, encoding in draft.encodings.items():
             path = name.rpartition(".")[0]
             bits[path] = max(bits.get(path, 0), encoding.codec.bits)
-        subject = Subject(model, self.task, split, file_bytes, bits, baseline=self.original)
+        subject = Subject(model, self.task, self.task.validation, file_bytes, bits, baseline=self.original)
         measured: dict[str, Measurement] = {}
         for metric in metrics:
-            measurement = metric.measure(subject)
+            if metric is self.quality and heat is not None:
+                measurement = heat.measure(measured, model)
+            else:
+                measurement = metric.measure(subject)
             if not math.isfinite(measurement.value):
                 raise ValueError(f"{metric.name} is {measurement.value}")
             measured[metric.name] = measurement
@@ -217,19 +307,22 @@ class Bench:
 
 
 class Clock:
-    """Adds up the seconds of a trial's phases."""
+    """Adds up the seconds of a trial's phases; a phase inside another one is not counted twice."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._inner = 0.0
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Count the time inside the block for ``phase``."""
-        start = time.perf_counter()
+        start, around, self._inner = time.perf_counter(), self._inner, 0.0
         try:
             yield
         finally:
-            self.seconds[phase] = self.seconds.get(phase, 0.0) + time.perf_counter() - start
+            whole = time.perf_counter() - start
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + whole - self._inner
+            self._inner = around + whole
 
 
 def metrics_for(task: Task, names: Sequence[str]) -> list[Evaluator]:

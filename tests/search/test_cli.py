@@ -81,6 +81,20 @@ def test_report_is_written_again(folder: Path) -> None:
     assert "block1.conv1" in page
 
 
+def test_racing_and_evaluations_can_be_overridden(tmp_path: Path) -> None:
+    """The switch and the budget of work go into the run, its facts and its settings, and resuming may change both."""
+    (tmp_path / "d.yaml").write_text(YAML)
+    done = command("search", "d.yaml", "--no-racing", "--evaluations", "3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    about = json.loads((tmp_path / "d/front.json").read_text())["about"]
+    assert (about["racing"], about["budget"]) == ("off", "5 trials or 3 evaluations")
+    assert len((tmp_path / "d/journal.jsonl").read_text().splitlines()) == 1 + 3
+    assert json.loads((tmp_path / "d/config.json").read_text())["config"]["racing"] is False
+    done = command("resume", "d", "--racing", "--evaluations", "4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "d/front.json").read_text())["about"]["racing"] == "on"
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -53,6 +53,8 @@ def test_everything_that_can_be_set_is_read(tmp_path: Path) -> None:
         ("task: a:b\nbudget: {trials: 0}", "greater than or equal to 1"),
         ("task: a:b\nbudget: {trials: many}", "budget.trials = 'many'"),
         ("task: a:b\nray: {workers: 1.5}", "ray.workers"),
+        ("task: a:b\nbudget: {evaluations: 0}", "budget.evaluations = 0"),
+        ("task: a:b\nracing: maybe", "racing = 'maybe'"),
         ("objectives: [a]", "task"),
         ("task: a:b\nexecutor: cloud", "'ray' or 'local'"),
         ("- 1\n- 2", "keys and values"),
@@ -119,3 +121,11 @@ def test_saved_settings_are_read_back(tmp_path: Path) -> None:
     assert read_saved(tmp_path / "r") == (config, tmp_path)
     with pytest.raises(RunError, match="started from Python"):
         read_saved(tmp_path / "other")
+
+
+def test_racing_and_evaluations_are_settings(tmp_path: Path) -> None:
+    """Racing is on unless switched off, and a budget may be in evaluations alone."""
+    assert read_yaml(written(tmp_path, "task: a:b")).racing
+    config = read_yaml(written(tmp_path, "task: a:b\nracing: false\nbudget: {evaluations: 100}"))
+    assert not config.racing
+    assert (config.budget.evaluations, config.budget.trials) == (100, None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from paretopress.evaluators.base import Measurement
-from paretopress.search.constraint import Constraint, check_constraints, violations
+from paretopress.search.constraint import Constraint, allowed, check_constraints, violations
 from paretopress.search.result import Objective, Result
 from paretopress.spaces.errors import SettingError
 from paretopress.spaces.recipe import Recipe
@@ -56,3 +58,31 @@ def test_only_the_quality_can_drop() -> None:
     with pytest.raises(SettingError, match="size <= 0.5x"):
         check_constraints([Constraint.parse("size drop <= 10%")], QUALITY)
     check_constraints([Constraint.parse("accuracy drop <= 10%")], QUALITY)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["size <= 300", "size <= 0.3x", "accuracy >= 88%", "accuracy drop <= 0.02", "size >= 2 kB", "accuracy <= 0.5"],
+)
+def test_the_allowed_range_says_what_the_violation_says(text: str) -> None:
+    """A value is in the range exactly where its violation is 0 or less: racing and front must agree."""
+    constraint = Constraint.parse(text)
+    ((name, (low, high)),) = allowed([constraint], BASE, QUALITY).items()
+    for value in (0.0, 0.5, 0.879, 0.881, 0.9, 299.0, 300.0, 301.0, 2001.0):
+        result = Result(1, Recipe(), {name: Measurement(value)})
+        assert (low <= value <= high) == (constraint.violation(result, BASE, QUALITY) <= 0)
+
+
+def test_ranges_of_a_loss_and_of_several_limits() -> None:
+    """A drop of a metric to be minimised is an upper end, and two limits on one metric leave what both allow."""
+    base = Result(0, Recipe(), {"mse": Measurement(1.0)})
+    drop = Constraint.parse("mse drop <= 0.25")
+    assert allowed([drop], base, Objective("mse", "minimize"))["mse"] == (-math.inf, 1.25)
+    both = [Constraint.parse("size <= 0.3x"), Constraint.parse("size >= 100"), Constraint.parse("size <= 400")]
+    assert allowed(both, BASE, QUALITY) == {"size": (100.0, 300.0)}
+
+
+def test_what_a_stopped_trial_never_measured_counts_as_broken() -> None:
+    """Samplers can't be told NaN: a limit on a figure that is missing is a broken one."""
+    stopped = Result(1, Recipe(), {"size": Measurement(300)}, "stopped")
+    assert violations([Constraint.parse("accuracy >= 0.5")], stopped, BASE, QUALITY) == [1.0]

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from paretopress.search import Resources, Space, Task, open_front, search
+from paretopress.search.racing import Race
 from paretopress.search.ray_executor import RayExecutor, pack, unpack
 from paretopress.search.result import Objective
 from paretopress.search.trial import Bench, Finished, Job, metrics_for
@@ -81,6 +82,27 @@ def test_a_worker_gives_what_this_process_gives(task: Task, space: Space) -> Non
         assert remote[job.number].result.status == "ok"
         assert remote[job.number].result.measurements == local.result.measurements
         assert remote[job.number].data == local.data
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_stops_what_this_process_stops(task: Task, space: Space) -> None:
+    """In a race, too, a trial's outcome doesn't depend on where it runs: the same estimate from the same examples."""
+    bench = bench_for(task, space)
+    bench.run(Job(0, Recipe()))  # so that what the baseline does on each example travels along
+    goals = {o.name: o for o in GOALS}
+    front = [[goals["accuracy"].loss(0.9), goals["size"].loss(1.0)]]
+    job = Job(1, space.uniform(1.0, {"integer": 1.0, "magnitude": 1.0}), race=Race())
+    executor = RayExecutor(bench, Resources(workers=1))
+    try:
+        executor.submit(job, front)
+        [remote] = collect(executor, 1)
+    finally:
+        executor.close()
+    local = bench.run(job, front)
+    assert remote.result.status == local.result.status == "stopped"
+    assert remote.result.measurements == local.result.measurements
+    assert remote.result.work == local.result.work
+    assert remote.data is None
 
 
 @pytest.mark.usefixtures("cluster")

@@ -91,12 +91,19 @@ def test_a_front_can_be_opened_again(finished: Front) -> None:
     assert len(again.results) == len(finished.results)
 
 
-def test_ten_trials_with_the_baseline_and_uniform_recipes_come_first(finished: Front) -> None:
-    """The first trials are the baseline and the uniform settings, before the sampler's own."""
+def test_the_baseline_comes_first_then_the_predicted_front(finished: Front) -> None:
+    """The default sampler starts with what the profile predicts to be best, not with uniform settings."""
     origins = [r.origin for r in sorted(finished.results, key=lambda r: r.number)]
     assert origins[0] == "baseline"
-    assert origins[1:4] == ["start"] * 3
-    assert "tpe" in origins
+    assert set(origins[1:]) == {"profile"}
+
+
+def test_other_samplers_start_with_uniform_recipes(task: Task, tmp_path: Path) -> None:
+    """A sampler that knows nothing of the layers gets a front to start from: the same technique everywhere."""
+    space = Space.from_task(task, {"integer": {}, "entropy": {}})
+    front = search(task, space, budget=4, run=tmp_path, sampler="random", executor="local", progress=False)
+    origins = [r.origin for r in sorted(front.results, key=lambda r: r.number)]
+    assert origins == ["baseline", "start", "start", "start"]
 
 
 def test_resume_continues_without_repeating(task: Task, space: Space, tmp_path: Path) -> None:

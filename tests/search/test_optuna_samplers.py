@@ -1,16 +1,22 @@
-"""Samplers propose legal recipes, learn from failures, and can be rebuilt."""
+"""Optuna's samplers propose legal recipes, learn from failures, and can be rebuilt."""
 
 from __future__ import annotations
+
+import random
 
 import pytest
 
 from paretopress.evaluators.base import Measurement
+from paretopress.search.optuna_samplers import SAMPLERS, OptunaSampler, decoded, distributions, encoded
 from paretopress.search.result import Objective, Result
-from paretopress.search.sampler import SAMPLERS, Sampler
+from paretopress.search.sampler import SAMPLERS as OFFERED
+from paretopress.search.sampler import check_sampler
 from paretopress.spaces.errors import SettingError
-from paretopress.spaces.recipe import Recipe
+from paretopress.spaces.recipe import Recipe, Step
 from paretopress.spaces.space import Space
 
+#: Trials of a sampler that takes its time; it models from the eleventh on.
+LENGTHS = {"gp": 13}
 GOALS = (Objective("accuracy", "maximize"), Objective("size", "minimize"))
 
 
@@ -25,8 +31,8 @@ def outcome(number: int, recipe: Recipe) -> Result:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_proposals_are_in_the_space(name: str, space: Space) -> None:
     """Whatever a sampler asks for decodes to a recipe that the space contains, whatever it was told."""
-    sampler = Sampler(space, GOALS, name, seed=1)
-    for number in range(40):
+    sampler = OptunaSampler(space, GOALS, name, seed=1)
+    for number in range(LENGTHS.get(name, 40)):
         proposal = sampler.ask()
         assert proposal.recipe in space
         sampler.tell(proposal, outcome(number, proposal.recipe))
@@ -37,9 +43,9 @@ def test_the_same_seed_and_results_give_the_same_proposals(name: str, space: Spa
     """A run can be repeated."""
 
     def proposals() -> list[str]:
-        sampler = Sampler(space, GOALS, name, seed=3)
+        sampler = OptunaSampler(space, GOALS, name, seed=3)
         found = []
-        for number in range(30):
+        for number in range(LENGTHS.get(name, 30)):
             proposal = sampler.ask()
             found.append(proposal.recipe.digest)
             sampler.tell(proposal, outcome(number, proposal.recipe))
@@ -50,7 +56,7 @@ def test_the_same_seed_and_results_give_the_same_proposals(name: str, space: Spa
 
 def test_failures_are_told_as_the_worst_and_infeasible(space: Space) -> None:
     """A failed recipe completes with the worst values seen and a broken constraint, so that samplers turn away."""
-    sampler = Sampler(space, GOALS, "tpe", seed=0)
+    sampler = OptunaSampler(space, GOALS, "tpe", seed=0)
     good = sampler.ask()
     sampler.tell(good, outcome(0, good.recipe))
     bad = sampler.ask()
@@ -62,7 +68,7 @@ def test_failures_are_told_as_the_worst_and_infeasible(space: Space) -> None:
 
 def test_starting_recipes_are_proposed_as_they_are(space: Space) -> None:
     """A recipe that is asked for comes back unchanged, with the origin given."""
-    sampler = Sampler(space, GOALS, "nsga2", seed=0)
+    sampler = OptunaSampler(space, GOALS, "nsga2", seed=0)
     recipe = space.uniform(0.5)
     assert sampler.ask_for(recipe, "start").recipe == recipe
     assert sampler.ask_for(Recipe(), "random").origin == "random"
@@ -70,7 +76,7 @@ def test_starting_recipes_are_proposed_as_they_are(space: Space) -> None:
 
 def test_nsga2_goes_on_with_its_generation_after_a_restart(space: Space) -> None:
     """Rebuilt from recorded results, NSGA-II is in the generation that it had reached, not in the first."""
-    sampler = Sampler(space, GOALS, "nsga2", seed=0)
+    sampler = OptunaSampler(space, GOALS, "nsga2", seed=0)
     told = []
     for number in range(45):
         proposal = sampler.ask()
@@ -78,13 +84,36 @@ def test_nsga2_goes_on_with_its_generation_after_a_restart(space: Space) -> None
         told.append((result, sampler.attributes(proposal)))
         sampler.tell(proposal, result)
     assert max(a["NSGAIISampler:generation"] for _, a in told) >= 2
-    again = Sampler(space, GOALS, "nsga2", seed=1)
+    again = OptunaSampler(space, GOALS, "nsga2", seed=1)
     for result, attributes in told:
         again.recall(result, (), attributes)
     assert again.attributes(again.ask())["NSGAIISampler:generation"] >= 2
 
 
-def test_an_unknown_sampler_is_refused_with_the_nearest(space: Space) -> None:
+def test_every_name_on_offer_has_its_sampler() -> None:
+    """What the settings accept, beside the engine's own sampler, is what Optuna is asked for."""
+    assert set(OFFERED) == {*SAMPLERS, "profile"}
+
+
+def test_an_unknown_sampler_is_refused_with_the_nearest() -> None:
     """The message names what exists."""
-    with pytest.raises(SettingError, match="nsga2"):
-        Sampler(space, GOALS, "nsga", seed=0)
+    with pytest.raises(SettingError, match="Did you mean 'nsga[23]'"):
+        check_sampler("nsga")
+
+
+def test_recipes_survive_the_coding(space: Space) -> None:
+    """A recipe's parameters lie within the distributions, and decode to the recipe."""
+    rng = random.Random(0)
+    drawn = distributions(space)
+    for _ in range(50):
+        recipe = space.sample(rng)
+        params = encoded(space, recipe)
+        assert params.keys() == drawn.keys()
+        assert all(d._contains(d.to_internal_repr(params[name])) for name, d in drawn.items())
+        assert decoded(space, params) == recipe
+
+
+def test_recipes_of_another_space_are_refused(space: Space) -> None:
+    """A recipe that the space doesn't hold has no parameters."""
+    with pytest.raises(SettingError, match="nowhere"):
+        encoded(space, Recipe.of([Step.of("nowhere", "integer", bits=8)]))

@@ -1,0 +1,105 @@
+"""The metric on all validation examples, as far as those that were seen tell: always beside the baseline's.
+
+A compressed model errs mostly where the original does. What the baseline has on all examples is known exactly, so only
+the difference on the same examples is estimated, and it spreads much less than the metric itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..evaluators.accuracy import SEED, Look, Quality, Z
+from ..evaluators.base import Measurement
+from .evidence import Array, below, interval
+from .result import Objective
+
+#: Bootstrap resamples for a metric that is a function of many examples, and how many standard errors are proof.
+_RESAMPLES, _ERRORS = 100, 3.0
+#: Such a metric is not judged on fewer examples.
+_FEWEST = 50
+
+
+class Paired:
+    """A model's examples beside the baseline's: the metric on all of them, as far as those seen tell.
+
+    Parameters
+    ----------
+    look
+        At the model.
+    baseline
+        At the original model, the whole split.
+    quality
+        The metric.
+    """
+
+    def __init__(self, look: Look, baseline: Look, quality: Quality) -> None:
+        self.look, self.total, self._quality = look, baseline.examples, quality
+        self._base = baseline.measurement.value
+        self._goal = Objective(quality.name, quality.direction, True)
+        self._differences: Array | None = None
+        self._scale = 1.0
+        if look.right is not None and baseline.right is not None and baseline.counted is not None:
+            # Correct labels of an example beyond the baseline's, as a share of the most that one example has. With
+            # several labels each, their mean is still the difference of the accuracies, up to the scale.
+            most = int(baseline.counted.max())
+            self._scale = most * self.total / int(baseline.counted.sum())
+            gained = (look.right - baseline.right[: look.examples]).double() / most
+            self._differences = gained.cpu().numpy()
+            self.value = self._base + self._scale * float(self._differences.mean())
+        elif look.outputs is not None and look.targets is not None and baseline.outputs is not None:
+            self._rows = (look.outputs, look.targets, baseline.outputs[: look.examples])
+            self.value = self._base + self._difference(None)
+        else:
+            self.value = look.measurement.value
+
+    @property
+    def loss(self) -> float:
+        """The value with its sign turned so that smaller is better."""
+        return self._goal.loss(self.value)
+
+    def worse_than(self, bar: float, risk: float) -> bool:
+        """Return whether the loss on all examples is proven to be above ``bar``.
+
+        For top-1 accuracy ``risk`` bounds the share of wrong answers, over all looks. For a function of many examples
+        three standard errors of the bootstrap are taken for proof.
+        """
+        if self._differences is not None:
+            return below(self._differences, (-bar - self._base) / self._scale, self.total, risk)
+        gap = self.loss - bar
+        if self.look.examples < _FEWEST or not gap > 0:  # the bootstrap is not worth its time, or the value is NaN
+            return False
+        return gap > _ERRORS * self._error()
+
+    def measurement(self, detail: Mapping[str, Any]) -> Measurement:
+        """Return the estimate with its 95 % interval; ``repeats`` is how many examples it rests on."""
+        if self._differences is not None:
+            ends = interval(self._differences, self.total, 0.05)
+            low, high = (min(1.0, max(0.0, self._base + self._scale * end)) for end in ends)
+            return Measurement(self.value, self._quality.unit, (low, high), self.look.examples, detail)
+        half = Z * self._error()
+        around = (self.value - half, self.value + half) if math.isfinite(half) else None
+        return Measurement(self.value, self._quality.unit, around, self.look.examples, detail)
+
+    def _difference(self, rows: torch.Tensor | None) -> float:
+        """Return the metric of the model minus that of the baseline on the same examples; NaN if it has none."""
+        metric = self._quality.metric
+        output, target, before = (x if rows is None else x[rows] for x in self._rows)
+        try:
+            return metric(output, target) - metric(before, target)
+        except Exception:
+            return math.nan  # e.g. an area under a curve where one class is missing
+
+    def _error(self) -> float:
+        """Return the bootstrap's standard error of the estimate (Efron, 1979), corrected for the finite split."""
+        generator = torch.Generator().manual_seed(SEED)
+        count = self.look.examples
+        drawn = [self._difference(torch.randint(count, (count,), generator=generator)) for _ in range(_RESAMPLES)]
+        known = np.array([x for x in drawn if math.isfinite(x)])
+        if len(known) < _RESAMPLES / 2 or not known.std() > 0:
+            return math.inf
+        return float(known.std() * math.sqrt(1 - count / self.total))

@@ -1,0 +1,64 @@
+"""What a search does before its first trial: the layers' profile, where the sampler wants one, and the sampler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from ..spaces.space import Space
+from ..spaces.task import Task
+from .effects import Effect, Request
+from .executor import Executor
+from .fisher import Fisher
+from .plan import Plan
+from .profile_sampler import ProfileSampler
+from .result import Result
+from .sampler import Sampler
+from .sensitivity import Profile, Profiler
+
+#: A profile that takes less than so many seconds is measured without a word.
+_WORTH_SAYING = 2.0
+
+
+class Teller(Protocol):
+    """Shows what is done before the first trial."""
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        ...
+
+    def profiling(self, share: float) -> None:
+        """Show how much of the profile is measured."""
+        ...
+
+
+def make_profile(task: Task, space: Space, file_bytes: int, executor: Executor, teller: Teller) -> Profile:
+    """Return the space's profile, measured by an executor's workers where it isn't on disk."""
+    profiler = Profiler(task, space)
+    seconds = profiler.estimate(executor.slots)
+    if seconds >= _WORTH_SAYING:
+        count = sum(len(r.settings) for r in profiler.missing)
+        teller.say(f"measuring the sensitivity of the layers: {count} single steps, about {seconds:.0f} s")
+    shown = 0.0
+
+    def tell(share: float) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > 1 or share >= 1:
+            shown = time.monotonic()
+            teller.profiling(share)
+
+    def run(requests: Sequence[Request], fisher: Fisher) -> Iterator[tuple[int, list[Effect]]]:
+        return executor.survey(requests, profiler.coder, fisher)
+
+    return profiler.measure(file_bytes, run, tell)
+
+
+def make_sampler(plan: Plan, task: Task, space: Space, baseline: Result, executor: Executor, teller: Teller) -> Sampler:
+    """Return the plan's sampler."""
+    if plan.sampler == "profile":
+        profile = make_profile(task, space, int(baseline.value("size")), executor, teller)
+        return ProfileSampler(profile, plan.objectives, plan.quality, baseline, plan.constraints, plan.seed)
+    from .optuna_samplers import OptunaSampler  # noqa: PLC0415 - the default sampler doesn't owe Optuna's import time
+
+    return OptunaSampler(space, plan.objectives, plan.sampler, plan.seed, len(plan.constraints))

@@ -1,0 +1,249 @@
+"""What recipes lose of quality, learnt from trials on top of the profile's predictions.
+
+The damage of a recipe is the sum of its steps' predicted damages, each times a factor that is learnt: for its
+site, its technique, its setting and the size of its change. Training gives a factor of what was lost back. Quality
+falls with the total along a curve whose place and slope are learnt too. In logarithms all this is close to linear, so
+that a few Gauss-Newton steps of Bayesian regression from the previous answer are enough after each trial (Bishop,
+"Pattern Recognition and Machine Learning", 2006, chapter 3), and say how sure a prediction is. Without any trial it
+predicts what the profile does.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.special import expit
+
+from ..spaces.stage import Stage
+from .effects import Effect
+from .sensitivity import Profile
+
+Values = npt.NDArray[np.float64]
+
+#: Standard deviations of the prior, in natural logarithms of damage: of sites, techniques, settings, changes, and of
+#: what training gives back on its own and for a technique, and of the harm it does.
+_SITE, _TECHNIQUE, _SETTING, _CHANGE = 0.9, 0.5, 0.6, 1.0
+_GAIN, _GIVEN_BACK, _HARM, _HARM_SETTING = 0.9, 0.7, 1.5, 0.7
+#: What training is expected to give back before any was seen: damage falls to exp(-gain); and the harm it does.
+_TRAINED, _LONGEST, _HARMED = 0.7, 0.5, 0.02
+#: Where and how steeply quality falls: mean and standard deviation of intercept and slope.
+_PLACE, _PLACE_SD, _SLOPE, _SLOPE_SD = -0.5, 1.5, 1.0, 0.25
+#: Standard deviation of what the model can't explain, at the start and at least.
+_MISFIT, _LEAST_MISFIT = 0.5, 0.1
+#: Trials that the regression looks at: the latest best ones say most.
+LOOKED_AT = 400
+_STEPS = 2
+
+
+class Surrogate:
+    """Predicts the loss of quality.
+
+    Parameters
+    ----------
+    profile
+        Of the space.
+    span
+        A loss of quality that makes a model useless; differences beyond it don't matter.
+    noise
+        Standard error of a measured loss of quality.
+    """
+
+    def __init__(self, profile: Profile, span: float, noise: float) -> None:
+        self.span, self.noise = span, max(noise, 1e-6 * span)
+        self.damage = np.concatenate(profile.damage)
+        finite = self.damage[np.isfinite(self.damage) & (self.damage > 0)]
+        typical = float(np.median(finite)) if len(finite) else 1.0
+        self.impossible = ~np.isfinite(self.damage)
+        self.damage = np.where(self.impossible, 1e3 * typical, self.damage)
+        self.floor = max(1e-3 * typical, float(np.finfo(float).tiny))  # damage of a recipe without damage
+        self._features(profile)
+        width = self.factors.shape[1], self.techniques.shape[1], self.gains.shape[1]
+        ends = np.cumsum([2, width[0], width[1], width[2], width[2]])
+        self._factor, self._back, self._gain, self._harm = (slice(a, b) for a, b in pairwise(ends))
+        harm = np.zeros(width[2])
+        harm[:1] = np.log(_HARMED)
+        self.mean = np.concatenate([[_PLACE, _SLOPE], np.zeros(width[0] + width[1]), self._expected, harm])
+        spread = np.concatenate(
+            [
+                [_PLACE_SD, _SLOPE_SD, *self._spread],
+                np.full(width[1], _GIVEN_BACK),
+                np.full(width[2], _GAIN),
+                np.where(np.arange(width[2]) == 0, _HARM, _HARM_SETTING),
+            ]
+        )
+        self.prior_mean = self.mean.copy()
+        self.precision = np.diag(1 / np.square(spread))
+        self.covariance = np.diag(np.square(spread))
+        self.misfit = _MISFIT
+
+    def _features(self, profile: Profile) -> None:
+        choices = profile.choices
+        names: dict[Any, int] = {}
+        gains: dict[Any, int] = {}
+        spread: list[float] = []
+        expected: list[float] = []
+        techniques: dict[str, int] = {}
+        rows: list[list[tuple[int, int, float]]] = [[], [], []]
+        change = [e.change for effects in profile.effects for e in (Effect(), *effects)]
+        offset = 0
+        for decision, settings in zip(choices.decisions, choices.settings):
+            for number, setting in enumerate(settings, 1):
+                row = offset + number
+                if decision.stage is Stage.RECOVERY:
+                    knobs = decision.option(setting.technique).knobs
+                    for name, value in (("", ""), *setting.params):
+                        key = (setting.technique, name, value)
+                        if key not in gains:
+                            gains[key] = len(gains)
+                            first = bool(knobs) and name == knobs[0].name
+                            place = knobs[0].index(value) / max(1, len(knobs[0].values) - 1) if first else 0.0
+                            expected.append(_TRAINED if not name else _LONGEST * place)
+                        rows[1].append((row, gains[key], 1.0))
+                elif self.damage[row] > 0:
+                    rows[2].append((row, techniques.setdefault(setting.technique, len(techniques)), 1.0))
+                    for feature, width, value in (
+                        (("site", decision.site), _SITE, 1.0),
+                        (("technique", setting.technique), _TECHNIQUE, 1.0),
+                        (("setting", setting), _SETTING, 1.0),
+                        (("change", ""), _CHANGE, change[row]),
+                    ):
+                        if feature not in names:
+                            names[feature] = len(names)
+                            spread.append(width)
+                        rows[0].append((row, names[feature], value))
+            offset += len(settings) + 1
+        self._spread, self._expected = spread, np.array(expected)
+
+        def matrix(entries: list[tuple[int, int, float]], columns: int) -> sparse.csr_matrix:
+            place = np.array([(row, column) for row, column, _ in entries], dtype=np.int64).reshape(-1, 2)
+            values = [value for _, _, value in entries]
+            return sparse.csr_matrix((values, (place[:, 0], place[:, 1])), shape=(offset, columns))
+
+        self.factors, self.gains = matrix(rows[0], len(names)), matrix(rows[1], len(gains))
+        self.techniques = matrix(rows[2], len(techniques))
+        self.trains = np.zeros(offset)
+        self.trains[[row for row, column, _ in rows[1]]] = 1.0
+
+    # --- prediction ----------------------------------------------------------------------------------------
+
+    def damages(self, mean: Values | None = None, *, trained: bool | None = None) -> Values:
+        """Return (all settings,) damage of each setting with what was learnt.
+
+        ``trained`` says whether what training gives back for a technique is taken off; by default if there is any.
+        """
+        mean = self.mean if mean is None else mean
+        logs = self.factors @ mean[self._factor]
+        if self.trains.any() if trained is None else trained:
+            logs = logs - self.techniques @ mean[self._back]
+        learnt: Values = self.damage * np.exp(logs)
+        return learnt
+
+    def _effect(self, hot: sparse.csr_matrix, mean: Values) -> tuple[sparse.csr_matrix, Values, Values, Values]:
+        """Return what each setting of each recipe does (n, all settings), its sum (n,), what of it training leaves
+        (n,), and the harm training does (n,).
+        """
+        trained = hot @ self.trains
+        own = hot.multiply(self.damages(mean, trained=False)).tocsr()
+        if trained.any():
+            recovered = hot.multiply(self.damages(mean, trained=True))
+            own = (sparse.diags(trained) @ recovered + sparse.diags(1 - trained) @ own).tocsr()
+        total = np.asarray(own.sum(1)).reshape(-1) + self.floor
+        left = total * np.exp(-(hot @ (self.gains @ mean[self._gain])))
+        harm = trained * np.exp(hot @ (self.gains @ mean[self._harm]))
+        return own, total, left, harm
+
+    def _rows(self, hot: sparse.csr_matrix, mean: Values) -> tuple[Values, Values]:
+        """Return predicted logits (n,) and their derivatives (n, parameters)."""
+        own, total, left, harm = self._effect(hot, mean)
+        log = np.log(left + harm)
+        weight = (left / (left + harm))[:, None]
+        shares = np.asarray((own @ self.factors).todense()) / total[:, None]
+        back = np.asarray((own @ self.techniques).todense()) / total[:, None] * (hot @ self.trains)[:, None]
+        gains = np.asarray((hot @ self.gains).todense())
+        parts = [weight * shares, -weight * back, -weight * gains, (1 - weight) * gains]
+        derivatives = np.hstack([np.ones((len(log), 1)), log[:, None], mean[1] * np.hstack(parts)])
+        return mean[0] + mean[1] * log, derivatives
+
+    def best_training(self, rows: slice, totals: Values, random: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Return for each total damage the training that leaves least of it, each in a draw of what is believed.
+
+        Parameters
+        ----------
+        rows
+            The recovery decision's places among all settings, none first.
+        totals
+            (n,) damages before training.
+        random
+            Draws beliefs.
+        """
+        both = np.concatenate([np.arange(len(self.mean))[self._gain], np.arange(len(self.mean))[self._harm]])
+        root = np.linalg.cholesky(self.covariance[np.ix_(both, both)] + 1e-9 * np.eye(len(both)))
+        draws = self.mean[both] + random.standard_normal((len(totals), len(both))) @ root.T
+        gains, harms = np.split(draws, 2, axis=1)
+        features = self.gains[rows].toarray()
+        left = totals[:, None] * np.exp(-gains @ features.T) + self.trains[rows] * np.exp(harms @ features.T)
+        best: npt.NDArray[np.int64] = left.argmin(1)
+        return best
+
+    def logit(self, lost: Values) -> Values:
+        """Return the logit of losses of quality, as shares of what counts."""
+        inside = np.clip(lost, -self.noise / 2, self.span)
+        return np.log((inside + self.noise) / (self.span + self.noise - inside))
+
+    def _error(self, lost: Values) -> Values:
+        """Return the standard error of a logit from noise."""
+        inside = np.clip(lost, -self.noise / 2, self.span)
+        return self.noise * (self.span + 2 * self.noise) / ((inside + self.noise) * (self.span + self.noise - inside))
+
+    def lost(self, logit: Values) -> Values:
+        """Return the loss of quality that belongs to a logit."""
+        share: Values = expit(logit)
+        return share * (self.span + 2 * self.noise) - self.noise
+
+    def expected(self, hot: sparse.csr_matrix) -> Values:
+        """Return the mean (n,) of the logit of the quality that genomes lose."""
+        _, _, left, harm = self._effect(hot, self.mean)
+        logit: Values = self.mean[0] + self.mean[1] * np.log(left + harm)
+        return logit
+
+    def predict(self, hot: sparse.csr_matrix) -> tuple[Values, Values]:
+        """Return mean and standard deviation (n,) of the logit of the quality that genomes lose."""
+        mean, derivatives = self._rows(hot, self.mean)
+        variance = ((derivatives @ self.covariance) * derivatives).sum(1)
+        return mean, np.sqrt(variance + self.misfit**2)
+
+    # --- learning ------------------------------------------------------------------------------------------
+
+    def learn(self, hot: sparse.csr_matrix, lost: Values) -> None:
+        """Take in the trials so far.
+
+        Parameters
+        ----------
+        hot
+            (n, all settings) of the recipes tried, at most `LOOKED_AT`.
+        lost
+            (n,) what each lost of quality.
+        """
+        target, error = self.logit(lost), self._error(lost)
+        for _ in range(_STEPS):
+            logits, derivatives = self._rows(hot, self.mean)
+            residual = target - logits
+            weight = 1 / (error**2 + self.misfit**2)
+            precision = (derivatives * weight[:, None]).T @ derivatives + self.precision
+            pull = (derivatives * weight[:, None]).T @ residual + self.precision @ (self.prior_mean - self.mean)
+            step = np.linalg.solve(precision, pull)
+            self.mean = self.mean + step * min(1.0, 2.0 / max(1e-9, float(np.abs(step).max())))
+            self.mean[1] = max(self.mean[1], 0.2)
+        self.covariance = np.linalg.inv(precision)
+        if len(lost) >= 5:
+            # Residuals as they would be without the trial itself: the fit is never as good as it looks.
+            logits, derivatives = self._rows(hot, self.mean)
+            own = weight * ((derivatives @ self.covariance) * derivatives).sum(1)
+            left_out = (target - logits) / np.maximum(1 - own, 0.05)
+            seen = error < np.quantile(error, 0.8)  # where noise doesn't hide the misfit
+            excess = float(np.median(np.abs(left_out[seen]))) * 1.4826 if seen.any() else _MISFIT
+            self.misfit = float(np.clip(excess, _LEAST_MISFIT, 2 * _MISFIT))

@@ -1,0 +1,244 @@
+"""The surrogate learns what was planted, and stays sane whatever it is told."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit
+from scipy.stats import spearmanr
+
+from paretopress.search.costs import CostModel
+from paretopress.search.effects import Effect, Unit
+from paretopress.search.sensitivity import Profile
+from paretopress.search.surrogate import Surrogate
+from paretopress.spaces.choices import Choices, Genomes
+from paretopress.spaces.decision import Decision, Option
+from paretopress.spaces.knob import Knob
+from paretopress.spaces.site import MODEL, Site
+from paretopress.spaces.space import Space
+from paretopress.spaces.stage import Stage
+
+Values = npt.NDArray[np.float64]
+
+SPAN, NOISE = 0.5, 0.005
+BITS = (8, 6, 5, 4, 3, 2)
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings() -> Iterator[None]:
+    """Let an overflow, or a logarithm of zero, fail the test."""
+    with warnings.catch_warnings(), np.errstate(all="raise", under="ignore"):
+        warnings.simplefilter("error")
+        yield
+
+
+class World:
+    """A space of twelve layers and a training, with a planted truth beside the profile's predictions.
+
+    Parameters
+    ----------
+    seed
+        Of everything.
+    damage
+        What the predicted damages are multiplied with.
+    fail
+        The share of steps that can't be applied.
+    """
+
+    def __init__(self, seed: int = 0, damage: float = 1.0, fail: float = 0.0) -> None:
+        self.rng = rng = np.random.default_rng(seed)
+        layers = [Site(f"layer{i}", "linear", (f"layer{i}",)) for i in range(12)]
+        bits = Option("integer", (Knob("bits", BITS),))
+        training = Option("distillation", (Knob("steps", (0, 100, 300)), Knob("rate", (0.1, 0.01), ordered=False)))
+        decisions = [Decision(s.name, Stage.NUMERIC, (bits,)) for s in layers]
+        decisions.append(Decision(MODEL, Stage.RECOVERY, (training,)))
+        self.choices = Choices(Space([*layers, Site(MODEL, "model", ("",))], decisions))
+        sensitivity = 10.0 ** rng.uniform(-1, 1, len(layers))
+        effects: list[tuple[Effect, ...]] = []
+        for s in sensitivity:
+            steps = [Effect(float(damage * s * 4.0**-b), change=float(2.0**-b)) for b in BITS]
+            effects.append(tuple(Effect(error="no") if rng.random() < fail else e for e in steps))
+        effects.append(tuple(Effect() for _ in self.choices.settings[-1]))
+        self.profile = Profile(self.choices, tuple(effects), {s.name: Unit(4000, 1000) for s in layers}, 50_000)
+        self.costs = CostModel(self.profile)
+        self.damages = np.where(np.isfinite(d := np.concatenate(self.profile.damage)), d, 0.0)
+
+    def surrogate(self) -> Surrogate:
+        """Return one that has seen nothing."""
+        return Surrogate(self.profile, SPAN, NOISE)
+
+    def genomes(self, count: int, training: bool = False) -> Genomes:
+        """Return random genomes, from sparse to full."""
+        rows = self.rng.integers(self.choices.counts, size=(count, len(self.choices)))
+        rows = np.where(self.rng.random(rows.shape) < self.rng.random((count, 1)), rows, 0)
+        rows[:, -1] = self.rng.integers(self.choices.counts[-1], size=count) if training else 0
+        return rows
+
+    def lost(self, rows: Genomes, factors: Values, gains: Values, noise: float = 0.0) -> Values:
+        """Return the planted loss of quality: damages times factors (all settings,), less what training gives back."""
+        hot = self.costs.hot(rows)
+        total = np.log(hot @ (self.damages * factors) + 1e-3) - hot @ gains
+        found: Values = SPAN * expit(total + noise * self.rng.standard_normal(len(rows)))
+        return found
+
+
+def plain(world: World) -> Values:
+    """Return factors or gains of nothing."""
+    return np.zeros(len(world.damages))
+
+
+def by_site(world: World, spread: float) -> Values:
+    """Return factors that are the same for all settings of a site."""
+    factors = np.exp(spread * world.rng.standard_normal(len(world.choices)))
+    return factors.repeat(world.choices.counts)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32))
+def test_without_trials_more_damage_is_a_greater_loss(seed: int) -> None:
+    """The first ranking is the profile's own: the loss that is expected grows with the sum of the damages."""
+    world = World(seed)
+    hot = world.costs.hot(world.genomes(50))
+    total = hot @ world.damages
+    order = total.argsort(kind="stable")
+    expected = world.surrogate().expected(hot)
+    assert (np.diff(expected[order]) >= 0).all()
+    assert (np.diff(expected[order])[np.diff(total[order]) > 1e-9] > 0).all()
+    mean, deviation = world.surrogate().predict(hot)
+    assert np.allclose(mean, expected)
+    assert (deviation > 0).all()
+
+
+def test_training_is_expected_to_give_something_back() -> None:
+    """Before any was seen, training lowers the expected loss, and longer training lowers it more."""
+    world = World()
+    rows = np.full((4, len(world.choices)), 5)
+    settings_of = world.choices.settings[-1]
+    rows[:, -1] = [
+        0,
+        *(1 + next(k for k, s in enumerate(settings_of) if dict(s.params)["steps"] == n) for n in (0, 100, 300)),
+    ]
+    expected = world.surrogate().expected(world.costs.hot(rows))
+    assert (np.diff(expected) < 0).all()
+
+
+def test_losses_and_logits_are_inverse() -> None:
+    """A loss within what counts survives the way to a logit and back, and the logit grows with it."""
+    surrogate = World().surrogate()
+    losses = np.linspace(0, SPAN, 50)
+    assert surrogate.lost(surrogate.logit(losses)) == pytest.approx(losses)
+    assert (np.diff(surrogate.logit(losses)) > 0).all()
+    assert surrogate.logit(np.array([np.inf, 9.0])) == pytest.approx(surrogate.logit(np.array([SPAN, SPAN])))
+    assert np.isfinite(surrogate.lost(np.array([-1e4, 1e4]))).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_factor_of_a_site_is_learnt(seed: int) -> None:
+    """Where some layers matter more than predicted, the ranking of new recipes gets better after some trials, and
+    the layers' factors are found.
+    """
+    world = World(seed)
+    factors = by_site(world, 1.2)
+    surrogate, new = world.surrogate(), world.genomes(300)
+    truth = world.lost(new, factors, plain(world))
+    before = spearmanr(surrogate.expected(world.costs.hot(new)), truth).statistic
+    tried = world.genomes(80)
+    for count in (20, 40, 60, 80):
+        lost = world.lost(tried[:count], factors, plain(world))
+        surrogate.learn(world.costs.hot(tried[:count]), lost)
+    after = spearmanr(surrogate.expected(world.costs.hot(new)), truth).statistic
+    assert after > before + 0.3 * (1 - before)
+    known = world.damages > 0
+    learnt = np.log(surrogate.damages()[known] / world.damages[known])
+    assert np.corrcoef(learnt, np.log(factors[known]))[0, 1] > 0.5  # insensitive layers tell little
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gain_of_training_is_learnt(seed: int) -> None:
+    """Where one rate of training ruins the model and the other mends it, both are known after some trials."""
+    world = World(seed)
+    gains = plain(world)
+    for number, setting in enumerate(world.choices.settings[-1], 1):
+        gains[world.costs.offsets[-1] + number] = 2.5 if dict(setting.params)["rate"] == 0.01 else -2.0
+    surrogate, new = world.surrogate(), world.genomes(300, training=True)
+    truth = world.lost(new, 1 + plain(world), gains)
+    before = spearmanr(surrogate.expected(world.costs.hot(new)), truth).statistic
+    tried = world.genomes(60, training=True)
+    for _ in range(3):
+        surrogate.learn(world.costs.hot(tried), world.lost(tried, 1 + plain(world), gains))
+    assert spearmanr(surrogate.expected(world.costs.hot(new)), truth).statistic > before + 0.5 * (1 - before)
+    rows = np.full((2, len(world.choices)), 5)
+    rates = [dict(s.params)["rate"] for s in world.choices.settings[-1]]
+    rows[:, -1] = 1 + rates.index(0.01), 1 + rates.index(0.1)
+    good, bad = surrogate.expected(world.costs.hot(rows))
+    assert good < bad - 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_misfit_grows_with_what_cannot_be_explained(seed: int) -> None:
+    """The noisier the trials, the less sure the prediction; and new recipes fall within what it says."""
+    misfits = []
+    for noise in (0.0, 0.4, 1.2):
+        world = World(seed)
+        surrogate, tried = world.surrogate(), world.genomes(100)
+        factors = by_site(world, 0.3)
+        for _ in range(3):
+            surrogate.learn(world.costs.hot(tried), world.lost(tried, factors, plain(world), noise))
+        misfits.append(surrogate.misfit)
+        new = world.genomes(200)
+        mean, deviation = surrogate.predict(world.costs.hot(new))
+        target = surrogate.logit(world.lost(new, factors, plain(world), noise))
+        if noise < 1:
+            assert (np.abs(target - mean) < 2.5 * deviation).mean() > 0.8
+    assert misfits[0] < misfits[1] < misfits[2]
+
+
+def test_prediction_is_surer_after_trials() -> None:
+    """What was tried is known better than before."""
+    world = World(1)
+    surrogate, tried = world.surrogate(), world.genomes(60)
+    _, before = surrogate.predict(world.costs.hot(tried))
+    for _ in range(3):
+        surrogate.learn(world.costs.hot(tried), world.lost(tried, 1 + plain(world), plain(world)))
+    _, after = surrogate.predict(world.costs.hot(tried))
+    assert (after < before).all()
+
+
+EXTREMES = {
+    "nothing": lambda rows: np.zeros(len(rows)),
+    "failed": lambda rows: np.full(len(rows), np.inf),
+    "better": lambda rows: np.full(len(rows), -1e6),
+    "mixed": lambda rows: np.where(np.arange(len(rows)) % 2, np.inf, 0.0),
+}
+
+
+@pytest.mark.parametrize("trials", [0, 1, 2, 5, 40])
+@pytest.mark.parametrize("outcome", EXTREMES)
+@pytest.mark.parametrize("world", [(1.0, 0.0), (0.0, 0.0), (1.0, 1.0), (1e-200, 0.3), (1e200, 0.3)])
+def test_extremes_never_give_nonsense(trials: int, outcome: str, world: tuple[float, float]) -> None:
+    """Whatever is told, predictions stay numbers: all trials failed, one trial, no or enormous damages."""
+    place = World(0, *world)
+    surrogate, tried = place.surrogate(), place.genomes(trials, training=True)
+    new = place.costs.hot(place.genomes(30, training=True))
+    for _ in range(10):
+        surrogate.learn(place.costs.hot(tried), EXTREMES[outcome](tried))
+        mean, deviation = surrogate.predict(new)
+        assert np.isfinite(mean).all()
+        assert np.isfinite(deviation).all()
+        assert (deviation > 0).all()
+        assert np.isfinite(surrogate.lost(mean)).all()
+        assert np.isfinite(surrogate.damages()).all()
+
+
+def test_impossible_settings_are_known_and_count_as_the_worst() -> None:
+    """A step that fails has no damage that could be measured; it is expected to be worse than any other."""
+    world = World(0, fail=0.3)
+    surrogate = world.surrogate()
+    assert np.array_equal(surrogate.impossible, ~np.isfinite(np.concatenate(world.profile.damage)))
+    assert surrogate.damage[surrogate.impossible].min() > surrogate.damage[~surrogate.impossible].max()
