@@ -13,7 +13,7 @@ import numpy as np
 import optuna
 from arena import Arena
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from paretopress.spaces.decision import NONE
 from paretopress.spaces.knob import Scalar
@@ -25,7 +25,6 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
     "nsga2 (20)": lambda seed: NSGAIISampler(population_size=20, seed=seed),
     "nsga2 (50)": lambda seed: NSGAIISampler(population_size=50, seed=seed),
-    "nsga3 (50)": lambda seed: NSGAIIISampler(population_size=50, seed=seed),
     "tpe": lambda seed: TPESampler(seed=seed),
     "tpe multivariate": lambda seed: TPESampler(multivariate=True, seed=seed),
     "gp": lambda seed: GPSampler(seed=seed),
@@ -81,7 +80,7 @@ def proposals(arena: Arena, name: str, seed: int) -> Iterator[Recipe]:
         trial = study.ask(coding.distributions)
         recipe = coding.recipe(trial.params)
         yield recipe
-        study.tell(trial, arena.row(arena.result(recipe)))
+        study.tell(trial, arena.row(arena.outcome(recipe)))
 
 
 def uniform(arena: Arena) -> Iterator[Recipe]:

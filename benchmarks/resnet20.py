@@ -78,15 +78,21 @@ def batches(x: Tensor, y: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
     return list(zip(x.split(size), y.split(size)))
 
 
-def resnet20(data: Path = DATA, validation: int = VALIDATION, train: int = 2_560, test: int = 0) -> Task:
+def resnet20(
+    data: Path = DATA,
+    validation: int = VALIDATION,
+    train: int = 2_560,
+    test: int = 0,
+    calibration: int = CALIBRATION,
+) -> Task:
     """Return the ResNet-20 as a task.
 
     Parameters
     ----------
     data
         The folder.
-    validation, train, test
-        How many images of each split; 0 leaves the split out (there is always a validation split).
+    validation, train, test, calibration
+        How many images of each split; 0 leaves train or test out.
     """
     model = ResNet20()
     model.load_state_dict(load_file(data / "resnet20.safetensors"), strict=False)
@@ -96,11 +102,13 @@ def resnet20(data: Path = DATA, validation: int = VALIDATION, train: int = 2_560
         validation=batches(*images(data, TRAINED, TRAINED + validation), 50),
         test=batches(*images(data, end, end + test), 50) if test else None,
         train=batches(*images(data, 0, train), 32) if train else None,
-        calibration=batches(*images(data, TRAINED - CALIBRATION, TRAINED), 64),
+        calibration=batches(*images(data, TRAINED - calibration, TRAINED), 64),
         name="resnet20",
     )
 
 
-def load(data: Path = DATA, validation: int = VALIDATION, train: int = 2_560) -> Task:
-    """Return the ResNet-20 where its folder is there, else the digits."""
-    return resnet20(data, validation, train) if (data / "resnet20.safetensors").is_file() else digits()
+def load(data: Path = DATA, validation: int = VALIDATION, train: int = 2_560, calibration: int = CALIBRATION) -> Task:
+    """Return the ResNet-20 where its folder is there, else the digits, which have their own splits."""
+    if not (data / "resnet20.safetensors").is_file():
+        return digits()
+    return resnet20(data, validation, train, calibration=calibration)

@@ -10,7 +10,7 @@ from importlib.resources import files
 from numbers import Integral, Real
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from .figures import number
@@ -22,7 +22,7 @@ def document(template: str, view: Mapping[str, Any], styles: Sequence[str], scri
     Parameters
     ----------
     template
-        Name of the template; it places ``policy``, ``style``, ``client``, ``plotly`` and ``script``.
+        Name of the template; it extends ``document.html``, which has its blocks.
     view
         What it shows; ``view["client"]`` is handed to the scripts.
     styles, scripts
@@ -30,8 +30,10 @@ def document(template: str, view: Mapping[str, Any], styles: Sequence[str], scri
     """
     plotly, style = _asset("plotly-cartesian.min.js"), "\n".join(_asset(name) for name in styles)
     script = "\n".join(_asset(name) for name in scripts)
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_asset(template)).render(
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_asset)
+    )
+    return environment.get_template(template).render(
         view=view,
         client=Markup(_embedded(view["client"])),  # no character that HTML reads as markup is left
         policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; "

@@ -155,13 +155,14 @@ def test_ctrl_c_returns_the_front_so_far(task: Task, space: Space, tmp_path: Pat
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
+    handler = signal.getsignal(signal.SIGINT)
     thread = threading.Thread(target=interrupt)
     thread.start()
     front = run(task, space, folder, budget=500)
     thread.join()
     assert 3 <= len(front.results) < 500
     assert any("interrupted" in note for note in front.notes)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
     assert len(run(task, space, folder, budget=len(front.results) + 1, existing="resume").results) > len(front.results)
 
 
