@@ -10,6 +10,7 @@ from .api import search
 from .artifact import load
 from .executor import Resources
 from .front import Front, Point
+from .measure import Measure
 from .profile_run import profile
 from .saved import open_front
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Front",
+    "Measure",
     "Metric",
     "ParetoSampler",
     "Point",

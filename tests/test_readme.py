@@ -11,18 +11,16 @@ import yaml
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from paretopress.search import Front, Task, open_front, search
+from paretopress.search import Front, Space, Task, load, open_front, search
 from paretopress.search.config import check
 from paretopress.search.examples.digits import task as digits
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
-def block(language: str) -> str:
-    """Return the README's first code block of a language."""
-    found = re.search(rf"```{language}\n(.*?)```", README, re.S)
-    assert found is not None
-    return found[1]
+def block(language: str, number: int = 0) -> str:
+    """Return one of the README's code blocks of a language, by default the first."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)[number]
 
 
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,6 +42,18 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert isinstance(front, Front)
     assert small(torch.randn(2, 6)).shape == (2, 3)
     assert [p.recipe for p in open_front(tmp_path / "runs/mine")] == [p.recipe for p in front]
+
+
+def test_the_optuna_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sampler works in a user's own study as shown, and leaves a model that loads."""
+    monkeypatch.chdir(tmp_path)
+    whole = digits()
+    names = {"task": whole, "space": Space.from_task(whole, {"integer": {"bits": [8, 4, 2]}, "entropy": {}})}
+    exec(compile(block("python", 1).replace("n_trials=100", "n_trials=6"), "README.md", "exec"), names)
+    sizes = [trial.values[1] for trial in names["study"].trials]  # type: ignore[attr-defined] # a study by now
+    assert len(sizes) == 6
+    assert (tmp_path / "smallest.safetensors").stat().st_size in sizes
+    assert load(tmp_path / "smallest.safetensors")(torch.zeros(1, 1, 8, 8)).shape == (1, 10)
 
 
 def test_the_yaml_example_searches_latency_under_its_constraint(tmp_path: Path) -> None:

@@ -1,0 +1,64 @@
+"""Single trials without a search, for studies of your own and for trying a recipe by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..spaces.errors import ModelError, SettingError
+from ..spaces.recipe import Recipe
+from ..spaces.space import Space
+from ..spaces.task import Task
+from .store import write_atomically
+from .trial import Bench, Job, metrics_for
+
+
+class Measure:
+    """Compresses the task's model as a recipe says, saves it, reads it back and measures it, as each trial of a search.
+
+    What is the same for all trials is done once, so make one `Measure` and call it often. It runs in this process.
+
+    Parameters
+    ----------
+    task
+        The trained model and its data.
+    space
+        Whose recipes are tried.
+    metrics
+        What is measured on validation data, in this order; see ``paretopress techniques``.
+    seed
+        For what is random in a trial.
+
+    Raises
+    ------
+    SettingError
+        If a metric is unknown, or there is none.
+    """
+
+    def __init__(
+        self, task: Task, space: Space, metrics: Sequence[str] = ("accuracy", "size"), *, seed: int = 0
+    ) -> None:
+        if isinstance(metrics, str) or not metrics:
+            raise SettingError("metrics", metrics, "must be a list of names", "Write ['accuracy', 'size'].")
+        self.metrics, self._seed = tuple(metrics), seed
+        self._bench = Bench(task, space.sites, metrics_for(task, metrics), ())
+
+    def __call__(self, recipe: Recipe, save: str | Path | None = None) -> dict[str, float]:
+        """Return metric -> value, in each metric's unit, of a recipe; ``Recipe()`` is the original model.
+
+        Parameters
+        ----------
+        save
+            Where to write the model's file; `load` reads it.
+
+        Raises
+        ------
+        ModelError
+            If the trial fails: the model can't be compressed so, or doesn't run any more.
+        """
+        done = self._bench.run(Job(0, recipe, self._seed))
+        if done.result.status == "failed" or done.data is None:
+            raise ModelError(f"recipe {recipe.digest} can't be tried: {done.result.error}")
+        if save is not None:
+            write_atomically(Path(save), done.data)
+        return {name: done.result.value(name) for name in self.metrics}

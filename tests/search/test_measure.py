@@ -1,0 +1,48 @@
+"""A single trial gives what a search's trial of the same recipe gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from paretopress.search import Measure, Recipe, Space, Task, load, search
+from paretopress.spaces.errors import ModelError, SettingError
+from paretopress.spaces.recipe import Step
+
+
+def test_a_recipe_measures_as_in_a_search(task: Task, space: Space, tmp_path: Path) -> None:
+    """The figures are the search's own, for the original and for what it tried."""
+    front = search(
+        task, space, ["accuracy", "size"], budget=5, executor="local", run=tmp_path / "r", racing=False, progress=False
+    )
+    measure = Measure(task, space, ["size", "accuracy"])
+    for result in front.results:
+        values = measure(result.recipe)
+        assert list(values) == ["size", "accuracy"]
+        assert values == {name: result.value(name) for name in values}
+
+
+def test_the_model_that_was_measured_can_be_kept(task: Task, space: Space, tmp_path: Path) -> None:
+    """The file has the measured size, and loads."""
+    recipe = space.uniform(0.5)
+    values = Measure(task, space, ["size"])(recipe, save=tmp_path / "deep" / "small.safetensors")
+    file = tmp_path / "deep" / "small.safetensors"
+    assert file.stat().st_size == values["size"]
+    assert load(file)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_recipe_that_cant_be_applied_is_an_error_with_the_reason(task: Task, space: Space) -> None:
+    """A wrong layer must not look like a bad model, and does no harm to the next trial."""
+    measure = Measure(task, space, ["size"])
+    with pytest.raises(ModelError, match="nowhere"):
+        measure(Recipe((Step("nowhere", "integer", {"bits": 4}),)))
+    assert measure(Recipe())["size"] > 0
+
+
+@pytest.mark.parametrize("metrics", [[], "size", ["sise"]])
+def test_wrong_metrics_are_refused(task: Task, space: Space, metrics: list[str]) -> None:
+    """A mistake shows before the first trial."""
+    with pytest.raises(SettingError):
+        Measure(task, space, metrics)
