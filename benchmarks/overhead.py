@@ -18,16 +18,13 @@ Run: ``python benchmarks/overhead.py [--quick] [--json FILE]``; exits 1 when a b
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
+from verdict import Bar, arguments, conclude
 
 from paretopress.search import Resources, Space, search
 from paretopress.search.examples.digits import task as digits
@@ -93,32 +90,17 @@ def main_job(folder: Path) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="fewer trials, under five minutes in all")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    options = parser.parse_args()
+    options = arguments(__doc__, quick="fewer trials").parse_args()
     digits()  # trains the network once, so that no figure below holds that
     with tempfile.TemporaryDirectory() as place:
         figures = overhead(40 if options.quick else 150, Path(place) / "a")
         figures |= first_trial(Path(place) / "b")
         figures["main_job_seconds"] = main_job(Path(place) / "c")
     bars = [
-        ("idle share of the workers", f"{figures['overhead']:.2%}", f"< {OVERHEAD:.0%}",
-         figures["overhead"] < OVERHEAD),
-        ("main job, wall seconds", f"{figures['main_job_seconds']:.1f}", f"<= {MAIN_JOB:.0f}",
-         figures["main_job_seconds"] <= MAIN_JOB),
-    ]  # fmt: skip
-    table = Table("figure", "measured", "bar", "met")
-    for name, measured, bar, met in bars:
-        table.add_row(name, measured, bar, "yes" if met else "NO")
-    for name in ("trials", "trial_seconds", "driver_ms_per_trial", "start_workers_seconds", "import_seconds",
-                 "first_trial_seconds"):  # fmt: skip
-        table.add_row(name.replace("_", " "), f"{figures[name]:.3g}", "", "")
-    Console().print(table)
-    if options.json:
-        document = {"figures": figures, "bars": {name: met for name, _, _, met in bars}}
-        options.json.write_text(json.dumps(document, indent=1))
-    return 0 if all(met for *_, met in bars) else 1
+        Bar("idle share of the workers", figures["overhead"], most=OVERHEAD, form=".2%"),
+        Bar("main job, wall seconds", figures["main_job_seconds"], most=MAIN_JOB),
+    ]
+    return conclude(bars, options, figures)
 
 
 if __name__ == "__main__":

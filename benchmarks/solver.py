@@ -20,20 +20,16 @@ Run: ``python benchmarks/solver.py [--quick] [--json FILE]``; exits 1 when a bar
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
 from itertools import product
-from pathlib import Path
 from statistics import median
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from scipy.optimize import linprog
 from scipy.sparse import csr_array
+from verdict import Bar, arguments, conclude
 
 from paretopress.search.knapsack import Problem, Solution
 from paretopress.search.solver import fill, solve, sweep
@@ -137,29 +133,16 @@ def times(seeds: int) -> dict[str, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="fewer seeds, about half a minute in all")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    options = parser.parse_args()
+    options = arguments(__doc__, quick="fewer seeds, about half a minute").parse_args()
     figures = gaps(30 if options.quick else 300) | times(2 if options.quick else 7)
     bars = [
-        ("gap of solve to brute force", f"{figures['solve_gap']:.1e}", f"<= {GAP:.0e}",
-         figures["solve_gap"] <= GAP and figures["wrong_feasibility"] == 0),
-        ("sweep, seconds", f"{figures['sweep_seconds']:.4f}", f"<= {SWEEP_SECONDS}",
-         figures["sweep_seconds"] <= SWEEP_SECONDS),
-        ("two limits, seconds", f"{figures['solve_seconds']:.2f}", f"<= {SOLVE_SECONDS:.0f}, proven",
-         figures["solve_seconds"] <= SOLVE_SECONDS and figures["solve_gap_left"] == 0),
-    ]  # fmt: skip
-    table = Table("figure", "measured", "bar", "met")
-    for name, measured, bar, met in bars:
-        table.add_row(name, measured, bar, "yes" if met else "NO")
-    for name, value in figures.items():
-        table.add_row(name.replace("_", " "), f"{value:.3g}", "", "")
-    Console().print(table)
-    if options.json:
-        document = {"figures": figures, "bars": {name: met for name, _, _, met in bars}}
-        options.json.write_text(json.dumps(document, indent=1))
-    return 0 if all(met for *_, met in bars) else 1
+        Bar("gap of solve to brute force", figures["solve_gap"], most=GAP),
+        Bar("wrong answers on what is infeasible", figures["wrong_feasibility"], most=0),
+        Bar("sweep, seconds", figures["sweep_seconds"], most=SWEEP_SECONDS),
+        Bar("two limits, seconds", figures["solve_seconds"], most=SOLVE_SECONDS),
+        Bar("two limits, gap left to prove", figures["solve_gap_left"], most=0),
+    ]
+    return conclude(bars, options, figures)
 
 
 if __name__ == "__main__":

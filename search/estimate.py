@@ -20,8 +20,8 @@ from .result import Objective
 
 #: Bootstrap resamples for a metric that is a function of many examples, and how many standard errors are proof.
 _RESAMPLES, _ERRORS = 100, 3.0
-#: Such a metric is not judged on fewer examples.
-_FEWEST = 50
+#: Such a metric is judged on twice as many examples at least.
+_FEWEST = 100
 
 
 class Paired:
@@ -66,22 +66,29 @@ class Paired:
         """Return whether the loss on all examples is proven to be above ``bar``.
 
         For top-1 accuracy ``risk`` bounds the share of wrong answers, over all looks. For a function of many examples
-        three standard errors of the bootstrap are taken for proof.
+        three standard errors of the bootstrap are taken for proof, if the first half of the examples proves it by
+        itself: a few rare examples that decide such a metric may all be among those not seen yet.
         """
         if self._differences is not None:
             return below(self._differences, (-bar - self._base) / self._scale, self.total, risk)
-        gap = self.loss - bar
-        if self.look.examples < _FEWEST or not gap > 0:  # the bootstrap is not worth its time, or the value is NaN
-            return False
-        return gap > _ERRORS * self._error()
+        half = self.look.examples // 2
+        return half >= _FEWEST and self._clearly_worse(bar, half) and self._clearly_worse(bar, self.look.examples)
+
+    def _clearly_worse(self, bar: float, count: int) -> bool:
+        """Return whether the first examples (count,) say by three standard errors that the loss is above ``bar``."""
+        gap = self._goal.loss(self._base + self._difference(torch.arange(count))) - bar
+        return gap > 0 and gap > _ERRORS * self._error(count)  # not so of NaN
 
     def measurement(self, detail: Mapping[str, Any]) -> Measurement:
         """Return the estimate with its 95 % interval; ``repeats`` is how many examples it rests on."""
         if self._differences is not None:
             ends = interval(self._differences, self.total, 0.05)
-            low, high = (min(1.0, max(0.0, self._base + self._scale * end)) for end in ends)
-            return Measurement(self.value, self._quality.unit, (low, high), self.look.examples, detail)
-        half = Z * self._error()
+            # The rest of the split may make up for what a slice says: a share beyond 0 or 1 is none.
+            value, low, high = (
+                min(1.0, max(0.0, x)) for x in (self.value, *(self._base + self._scale * e for e in ends))
+            )
+            return Measurement(value, self._quality.unit, (low, high), self.look.examples, detail)
+        half = Z * self._error(self.look.examples)
         around = (self.value - half, self.value + half) if math.isfinite(half) else None
         return Measurement(self.value, self._quality.unit, around, self.look.examples, detail)
 
@@ -94,10 +101,11 @@ class Paired:
         except Exception:
             return math.nan  # e.g. an area under a curve where one class is missing
 
-    def _error(self) -> float:
-        """Return the bootstrap's standard error of the estimate (Efron, 1979), corrected for the finite split."""
+    def _error(self, count: int) -> float:
+        """Return the bootstrap's standard error (Efron, 1979) of the estimate from the first ``count`` examples,
+        corrected for the finite split.
+        """
         generator = torch.Generator().manual_seed(SEED)
-        count = self.look.examples
         drawn = [self._difference(torch.randint(count, (count,), generator=generator)) for _ in range(_RESAMPLES)]
         known = np.array([x for x in drawn if math.isfinite(x)])
         if len(known) < _RESAMPLES / 2 or not known.std() > 0:

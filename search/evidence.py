@@ -20,6 +20,8 @@ Array = npt.NDArray[np.float64]
 _MOST = 0.75
 #: Halvings of the range that a bound is looked for in.
 _STEPS = 20
+#: What rounding may do to a share: a bound that is reached exactly must not look out of reach.
+_ROUNDING = 1e-9
 
 
 def below(seen: Array, bound: float, total: int, risk: float) -> bool:
@@ -44,8 +46,12 @@ def below(seen: Array, bound: float, total: int, risk: float) -> bool:
 
 
 def interval(seen: Array, total: int, risk: float) -> tuple[float, float]:
-    """Return where the mean of all values lies, with at most ``risk`` of missing it at any time."""
-    return -_highest(-seen, total, risk / 2), _highest(seen, total, risk / 2)
+    """Return where the mean of all values lies, with at most ``risk`` of missing it at any time; what was seen lies
+    within.
+    """
+    # What was refused once stays refused, so by chance the mean seen since can be among it.
+    mean = float(seen.mean())
+    return min(mean, -_highest(-seen, total, risk / 2)), max(mean, _highest(seen, total, risk / 2))
 
 
 def _highest(seen: Array, total: int, risk: float) -> float:
@@ -70,7 +76,7 @@ def _stakes(seen: Array, bound: float, total: int) -> tuple[Array, bool]:
     # What the remaining values would average if all of them had the mean ``bound``.
     due = (total * bound - before[:-1]) / (total - count)
     left = total - len(seen)
-    impossible = bool(np.any(due > 1)) or total * bound - before[-1] > left
+    impossible = bool(np.any(due > 1 + _ROUNDING)) or total * bound - before[-1] > left + _ROUNDING * total
     # The strategy knows earlier values only, and starts from one value of no difference with the largest spread.
     mean = (0.5 + before[:-1]) / (count + 1)
     deviations = (seen - (0.5 + before[1:]) / (count + 2)) ** 2

@@ -25,7 +25,7 @@ _FEW = 20
 _KEPT = 400
 #: Ridge of the regression on standardised features: keeps it calm while trials are few.
 _RIDGE = 1.0
-#: A cost may shrink in training by this share more than was ever seen.
+#: A cost that training changes may shrink by this share more than was ever seen.
 _SLACK = 0.02
 
 Settings = tuple[tuple[str, float], ...]
@@ -67,35 +67,44 @@ class Gains:
     ----------
     seen
         Rung -> the trials that passed it, as estimated or measured.
-    shrunk
-        Cost -> the lowest ratio seen of what it was after training and before (coded weights can get shorter).
+    ratios
+        Cost -> the lowest and the highest ratio of what it was after training and before (coded weights can get
+        shorter), and how many were seen.
     """
 
     seen: Mapping[str, tuple[Seen, ...]] = field(default_factory=dict)
-    shrunk: Mapping[str, float] = field(default_factory=dict)
+    ratios: Mapping[str, tuple[float, float, int]] = field(default_factory=dict)
 
     def learnt(self, result: Result, quality: Objective) -> Gains:
         """Return what is known with one more result; one that failed, or was stopped before its training ended, adds
         nothing.
         """
         end = quality.loss(result.value(quality.name))
-        if not result.rungs or result.foretold or math.isnan(end):
+        if not result.rungs or result.foretold or not math.isfinite(end):
             return self
-        seen, shrunk = dict(self.seen), dict(self.shrunk)
+        seen, ratios = dict(self.seen), dict(self.ratios)
         settings = settings_of(result.recipe)
         for rung, values in result.rungs.items():
             if quality.name in values:
                 trial = Seen(quality.loss(values[quality.name]), end, settings)
                 seen[rung] = (*seen.get(rung, ()), trial)[-_KEPT:]
             for name, before in values.items():
-                if name != quality.name and before > 0:
-                    shrunk[name] = min(shrunk.get(name, 1.0), result.value(name) / before)
-        return replace(self, seen=seen, shrunk=shrunk)
+                ratio = result.value(name) / before if before > 0 else math.nan
+                if name != quality.name and not math.isnan(ratio):
+                    low, high, count = ratios.get(name, (ratio, ratio, 0))
+                    ratios[name] = min(low, ratio), max(high, ratio), count + 1
+        return replace(self, seen=seen, ratios=ratios)
 
     def lowest(self, name: str, before: float) -> float:
-        """Return the lowest value to be reckoned with of a cost that is ``before`` when training starts."""
-        ratio = self.shrunk.get(name, 1.0)
-        return before * (ratio if ratio == 1.0 else ratio * (1 - _SLACK))
+        """Return the lowest value to be reckoned with of a cost that is ``before`` when training starts; minus infinity
+        until a trial has told what training does to it.
+        """
+        if name not in self.ratios:
+            return -math.inf
+        low, high, count = self.ratios[name]
+        if low == high == 1.0 and count >= ENOUGH:  # such as multiplications, which training never changes
+            return before
+        return before * min(1.0, low) * (1 - _SLACK)
 
     def forecast(self, rung: str, loss: float, settings: Settings = ()) -> Forecast | None:
         """Return how a trial with this loss at a rung may end, or None while too little is known.

@@ -118,6 +118,7 @@ class Heat:
         self._quality, self._looks, self._baseline, self._partial = quality, looks, baseline, partial
         self._goal = Objective(quality.name, quality.direction, True)
         self._bar = math.inf
+        self._safe = False  # whether the front is in reach at the end of training even where it gives the least
         self.examples = self.trained = self.calibrated = 0
         self._hopeless: Measurement | None = None
         self.measured: dict[str, Measurement] = {}
@@ -144,12 +145,10 @@ class Heat:
         """
         assert self._race is not None
         self.measured = dict(costs)
+        self.rungs["before"] = {name: m.value for name, m in costs.items()}
         lowest = {name: self._race.gains.lowest(name, m.value) for name, m in costs.items()}
         self._bar = self._needed({n: v for n, v in lowest.items() if self._falls(n)}, {})
-        if not self._partial:
-            return None
-        self.rungs["before"] = {name: m.value for name, m in costs.items()}
-        return self._untrained
+        return self._untrained if self._partial else None
 
     def _untrained(self, model: nn.Module, more: bool) -> bool:  # noqa: ARG002 - the first one will do
         self._judge("before", model)
@@ -177,7 +176,7 @@ class Heat:
                     known = Paired(look, baseline, self._quality)
                     if known.worse_than(self._bar, RISK):
                         break
-                    if look.whole or look.examples >= enough:
+                    if look.whole or look.examples >= enough or known.loss <= self._bar:
                         return False
             except ValueError:  # NaN among the outputs: if it has them in the end, it is told then
                 return False
@@ -192,7 +191,8 @@ class Heat:
     def checkpoint(self, point: Checkpoint) -> None:
         """Count a training step, and judge the model after a short part of them; raises as `before_training`."""
         self.trained += point.examples
-        if point.steps >= FEWEST_STEPS and point.done == round(SHORT * point.steps) and "before" in self.rungs:
+        short = point.steps >= FEWEST_STEPS and point.done == round(SHORT * point.steps)
+        if short and self._partial and "before" in self.rungs and not self._safe:
             self._judge("short", _Outputs(point.forward))
 
     def measure(self, costs: Mapping[str, Measurement], model: nn.Module) -> Measurement:
@@ -268,6 +268,7 @@ class Heat:
             return
         self.rungs.setdefault(rung, {})[self._goal.name] = known.value
         forecast = self._race.gains.forecast(rung, known.loss, settings_of(self._recipe))
+        self._safe = forecast is not None and forecast.most <= self._bar
         if forecast is None or not forecast.least > self._bar:
             return
         ends = [self._goal.loss(x) for x in (forecast.expected, forecast.most, forecast.least)]  # its own inverse

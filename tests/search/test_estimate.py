@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from paretopress.evaluators.accuracy import Look, Quality
-from paretopress.evaluators.base import Subject
+from paretopress.evaluators.base import Measurement, Subject
 from paretopress.search.estimate import Paired
 from paretopress.spaces.metric import ACCURACY, IGNORED, Metric
 from paretopress.spaces.task import Task
@@ -64,7 +64,7 @@ def test_a_function_is_estimated_from_the_difference_on_the_same_examples() -> N
     base = looks(nn.Identity(), x, y, metric)[-1]
     model = nn.Linear(1, 1)
     nn.init.constant_(model.weight, 1.05)
-    nn.init.constant_(model.bias, 0.3)
+    nn.init.constant_(model.bias, 1.2)
     *_, half, last = looks(model, x, y, metric)
     known, truth = Paired(half, base, quality), last.measurement.value
     assert half.outputs is not None
@@ -93,3 +93,48 @@ def test_a_metric_that_is_undefined_on_a_part_proves_nothing() -> None:
     known = Paired(first, base, Quality(metric))
     assert math.isnan(known.value)
     assert not known.worse_than(-2.0, 0.01)
+
+
+def test_a_share_stays_a_share() -> None:
+    """Where the slice is easier than the split, and the model misses all of it, the estimate is 0, not less."""
+    x = torch.cat([torch.eye(2)[torch.zeros(100, dtype=torch.long)], torch.eye(2)[torch.ones(100, dtype=torch.long)]])
+    y = torch.zeros(200, dtype=torch.long)  # the original is right on the first half only
+
+    def look(model: nn.Module, count: int) -> Look:
+        right = (model(x[:count]).argmax(1) == y[:count]).long()
+        share = float(right.double().mean())
+        return Look(Measurement(share, "", None, count), count == 200, right, torch.ones(count, dtype=torch.long))
+
+    never = nn.Linear(2, 2)
+    nn.init.zeros_(never.weight)
+    never.bias.data = torch.tensor([0.0, 1.0])
+    known = Paired(look(never, 60), look(nn.Identity(), 200), Quality())
+    assert known.value == -0.5
+    measured = known.measurement({})
+    assert measured.value == 0
+    assert measured.interval is not None
+    assert measured.interval[0] <= 0 <= measured.interval[1]
+
+
+def test_few_examples_that_decide_a_function_may_be_those_not_seen() -> None:
+    """A model that is a little worse everywhere and much better on one example in fifty is as good in the end: it is
+    hardly ever stopped before such examples were seen.
+    """
+
+    def error(outputs: Tensor, targets: Tensor) -> float:
+        return float(((outputs - targets) ** 2).mean())
+
+    metric, total, stopped = Metric("error", error, "minimize"), 1600, 0
+    quality = Quality(metric)
+    for seed in range(100):
+        torch.manual_seed(seed)
+        target, odd = torch.randn(total, 1), (torch.rand(total, 1) < 0.02).float()
+        before = target + 0.1 * torch.randn(total, 1) + 3 * odd
+        after = target + 0.25 * torch.randn(total, 1) + 1.5 * odd
+        base = Look(Measurement(error(before, target), "", None, total), True, None, None, before, target)
+        for count in (50, 100, 200, 400, 800):
+            look = Look(Measurement(math.nan, "", None, count), False, None, None, after[:count], target[:count])
+            if Paired(look, base, quality).worse_than(error(after, target), 0.01):
+                stopped += 1
+                break
+    assert stopped <= 6

@@ -78,3 +78,25 @@ def test_what_is_certain_needs_no_chance() -> None:
     assert not below(np.array([-1.0] * 2), -0.9, 10, 0.01)
     assert not below(np.zeros(9), 0.0, 10, 0.01)
     assert not below(np.ones(10), 1.0, 10, 0.01)
+
+
+def test_a_bound_that_is_reached_exactly_is_never_refused() -> None:
+    """Where all that is left must be won, and is, rounding must not make it look impossible."""
+    for total in range(3, 40):
+        for seen in range(1, total):
+            values = np.array([-1.0] * seen + [1.0] * (total - seen))
+            assert not below(values[:seen], values.mean(), total, 1e-12)
+
+
+def test_the_interval_holds_what_was_seen() -> None:
+    """A bad start can refuse means that later values have again: an interval beside its own estimate helps nobody."""
+    start = np.array([-1.0] * 40 + [0.0] * 60)
+    values = np.concatenate([start, np.zeros(500)])
+    low, high = interval(values, 2000, 0.05)
+    assert low <= values.mean() <= high
+    rng = np.random.default_rng(3)
+    for _ in range(300):
+        lost, won = rng.uniform(0, 0.6), rng.uniform(0, 0.1)
+        values = rng.choice([-1.0, 1.0, 0.0], p=[lost, won, 1 - lost - won], size=int(rng.integers(16, 1500)))
+        low, high = interval(values, 2000, 0.05)
+        assert low <= values.mean() <= high

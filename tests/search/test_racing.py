@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,17 +12,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from paretopress.evaluators.accuracy import Quality
-from paretopress.evaluators.base import Measurement, Subject, evaluator
-from paretopress.search import Front, Metric, Recipe, Space, Task, search
+from paretopress.evaluators.base import Measurement, Subject
+from paretopress.search import Metric, Recipe, Space, Task
 from paretopress.search.gains import Gains, Seen
-from paretopress.search.journal import read
-from paretopress.search.pareto import dominates, nondominated
+from paretopress.search.pareto import dominates
 from paretopress.search.racing import Heat, Race, Stop
-from paretopress.search.result import Objective, Result
+from paretopress.search.result import Objective
 from paretopress.search.trial import Bench, Job, metrics_for
-from paretopress.spaces.errors import SettingError
 
 GOALS = (Objective("accuracy", "maximize", True), Objective("size", "minimize"), Objective("macs", "minimize"))
+
+
+#: Training has never changed these costs, and has never given anything back.
+UNCHANGED = {"size": (1.0, 1.0, 50), "macs": (1.0, 1.0, 50)}
+HOPELESS = Gains({"before": (Seen(-0.1, -0.1),) * 50}, UNCHANGED)
 
 
 def bench_for(task: Task, space: Space) -> Bench:
@@ -138,6 +137,19 @@ class Known(torch.nn.Module):
         return torch.where(x[:, 1:2] < self.wrong, out.roll(1, 1), out)
 
 
+def known_heat(bar: float) -> Heat:
+    """Return a heat on 800 examples against a front of that accuracy, for models such as `Known`."""
+    labels = torch.arange(800) % 10
+    x = torch.stack([(labels + 0.5) / 10, torch.rand(800, generator=torch.Generator().manual_seed(0))], 1)
+    own = Task(Known(0.05), validation=list(zip(x.split(50), labels.split(50))))
+    looks = Quality().looks
+    *_, base = looks(Subject(own.model, own, own.validation))
+    return Heat(
+        Recipe(), GOALS, [[-bar, 1.0, 1.0]], Race(), Quality(),
+        lambda model: looks(Subject(model, own, own.validation)), lambda: base, True,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("new", "old", "stops"), [(0.6, 0.9, True), (0.9, 0.6, True), (0.6, 0.0, False), (0.1, 0.9, False)]
 )
@@ -145,15 +157,7 @@ def test_statistics_are_not_chosen_for_a_model_that_is_hopeless_with_either(
     new: float, old: float, stops: bool
 ) -> None:
     """One set of statistics with which the model may reach the front is enough to go on, whatever the other gives."""
-    labels = torch.arange(800) % 10
-    x = torch.stack([(labels + 0.5) / 10, torch.rand(800, generator=torch.Generator().manual_seed(0))], 1)
-    own = Task(Known(0.05), validation=list(zip(x.split(50), labels.split(50))))
-    looks = Quality().looks
-    *_, base = looks(Subject(own.model, own, own.validation))
-    lane = Heat(
-        Recipe(), GOALS, [[-base.measurement.value, 1.0, 1.0]], Race(), Quality(),
-        lambda model: looks(Subject(model, own, own.validation)), lambda: base, True,
-    )  # fmt: skip
+    lane = known_heat(0.93)
     judge = lane.before_statistics(costs(2, 2))
     assert judge is not None
     if stops:
@@ -166,6 +170,30 @@ def test_statistics_are_not_chosen_for_a_model_that_is_hopeless_with_either(
         assert lane.examples < 150
     else:
         assert not (judge(Known(new), True) and judge(Known(old), False))
+
+
+@pytest.mark.parametrize(("bar", "examples"), [(0.5, 50), (0.92, 150)])
+def test_a_model_ahead_of_the_bar_is_screened_on_one_slice(bar: float, examples: int) -> None:
+    """A glance is for hopeless models: of one that is ahead so far the first slice is enough, of one in doubt not."""
+    lane = known_heat(bar)
+    judge = lane.before_statistics(costs(2, 2))
+    assert judge is not None
+    assert not judge(Known(0.1), True)
+    assert lane.examples == examples
+
+
+@pytest.mark.parametrize(("bar", "looks"), [(0.99, {"before", "short"}), (0.01, {"before"})])
+def test_training_that_is_sure_to_reach_the_front_is_not_looked_at(
+    task: Task, space: Space, bar: float, looks: set[str]
+) -> None:
+    """Where even the least that training ever gave back is enough, a second glance could stop nobody."""
+    long = Space.from_task(task, {"integer": {"bits": [8]}, "distillation": {"steps": [12]}})
+    rng = random.Random(0)
+    seen = tuple(Seen(-(x := rng.uniform(0, 0.9)), -x - rng.uniform(0.0, 0.2)) for _ in range(60))
+    race = Race(gains=Gains({"before": seen}, UNCHANGED))
+    result = bench_for(task, long).run(Job(0, long.uniform(0.0), race=race), [[-bar, 1.0, 1.0]]).result
+    assert result.work["trained"] > 0
+    assert {rung for rung, values in result.rungs.items() if "accuracy" in values} == looks
 
 
 def test_without_anything_to_beat_nobody_judges_the_statistics(task: Task, space: Space) -> None:
@@ -216,7 +244,7 @@ def test_a_trial_whose_training_will_not_help_is_stopped_before_it(task: Task, s
     assert any(s.technique == "distillation" for s in recipe.steps)
     rng = random.Random(0)
     seen = tuple(Seen(-(x := rng.uniform(0, 0.9)), -x - rng.uniform(0.0, 0.01)) for _ in range(60))
-    gains = Gains({"before": seen})
+    gains = Gains({"before": seen}, UNCHANGED)
     before = bench.run(Job(0, recipe, race=Race(gains=gains))).result  # no front: it goes on
     assert before.status == "ok"
     start = before.rungs["before"]["accuracy"]
@@ -232,14 +260,14 @@ def test_a_trial_whose_training_will_not_help_is_stopped_before_it(task: Task, s
 
 def test_a_model_that_only_training_mends_is_not_failed_by_a_glance(task: Task, space: Space) -> None:
     """What can't be judged before training is not judged: without racing nobody would have looked."""
-    lane = heat(bench_for(task, space), [[-0.9, 1.0, 1.0]], Race(gains=Gains({"before": (Seen(-0.1, -0.1),) * 50})))
+    lane = heat(bench_for(task, space), [[-0.9, 1.0, 1.0]], Race(gains=HOPELESS))
     judge = lane.before_training(costs(100, 100))
     assert judge is not None
     with pytest.raises(Stop):
         judge(ruined(bench_for(task, space)), True)
     broken = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).requires_grad_(False)
     broken[1].weight.fill_(math.nan)
-    lane = heat(bench_for(task, space), [[-0.9, 1.0, 1.0]], Race(gains=Gains({"before": (Seen(-0.1, -0.1),) * 50})))
+    lane = heat(bench_for(task, space), [[-0.9, 1.0, 1.0]], Race(gains=HOPELESS))
     judge = lane.before_training(costs(100, 100))
     assert judge is not None
     assert not judge(broken, True)
@@ -252,7 +280,9 @@ def test_a_metric_that_is_a_function_races_by_bootstrap(model: torch.nn.Module, 
     def error(outputs: Tensor, targets: Tensor) -> float:
         return float(torch.nn.functional.cross_entropy(outputs, targets))
 
-    own = Task(model, validation=list(task.validation), metric=Metric("error", error, "minimize"))
+    # Twice as many examples as in the fixture: fewer prove nothing.
+    twice = [(torch.cat([x, x + 0.01]), torch.cat([y, y])) for (x,), y in task.validation]
+    own = Task(model, validation=twice, metric=Metric("error", error, "minimize"))
     goals = (Objective("error", "minimize", True), Objective("size", "minimize"))
     bench = Bench(own, space.sites, metrics_for(own, ["error", "size"]), goals)
     base = bench.reference.measurement.value
@@ -274,127 +304,5 @@ def test_a_metric_with_a_state_is_never_judged_in_part(model: torch.nn.Module, t
     goals = (Objective("f1", "maximize", True), Objective("size", "minimize"))
     bench = Bench(own, space.sites, metrics_for(own, ["f1", "size"]), goals)
     result = bench.run(Job(0, space.uniform(1.0), race=Race()), [[-0.99, 1.0]]).result
-    assert (result.status, result.work["examples"], dict(result.rungs)) == ("ok", 200, {})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hasty() -> Iterator[None]:
-    """Final latencies are measured in less time: no test here looks at them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator("latency"), "seconds", 0.02)
-        yield
-
-
-def work(result: Result) -> int:
-    """Return how many examples went through a network, a training example for three."""
-    return result.work["examples"] + result.work["calibrated"] + 3 * result.work["trained"]
-
-
-def run(task: Task, space: Space, folder: Path, **options: Any) -> Front:
-    """Search in this process, silently."""
-    settings = {"budget": 22, "executor": "local", "progress": False, "run": folder, "sampler": "random", **options}
-    return search(task, space, **settings)
-
-
-@pytest.fixture(scope="module")
-def crowded(task: Task) -> Space:
-    """A space with many bad recipes."""
-    techniques = {
-        "integer": {"bits": [8, 4, 2]},
-        "magnitude": {"density": [0.6, 0.2, 0.05]},
-        "distillation": {"steps": [5]},
-    }
-    return Space.from_task(task, techniques)
-
-
-@pytest.fixture(scope="module")
-def pair(task: Task, crowded: Space, tmp_path_factory: pytest.TempPathFactory) -> tuple[Front, Front]:
-    """The same recipes without racing and with it."""
-    folder = tmp_path_factory.mktemp("races")
-    return run(task, crowded, folder / "off", racing=False), run(task, crowded, folder / "on")
-
-
-def test_the_front_is_the_same_for_less_work(pair: tuple[Front, Front], task: Task) -> None:
-    """Random proposals don't depend on results: with racing the front has the same models, at less work."""
-    off, on = pair
-    assert {r.recipe for r in on.results} == {r.recipe for r in off.results}
-    assert all(r.status == "ok" for r in off.results)
-    assert sum(r.status == "stopped" for r in on.results) >= 3
-    assert [p.result.checksum for p in on] == [p.result.checksum for p in off]
-    assert sum(map(work, on.results)) < sum(map(work, off.results))
-    once = sum(len(target) for _, target in task.calibration)  # stopped before any loss was asked for:
-    assert once in {r.work["calibrated"] for r in on.results if not r.foretold}
-    assert any("stopped early" in note for note in on.notes)
-    assert not any("stopped early" in note for note in off.notes)
-
-
-def test_stopped_trials_are_on_record_but_not_on_the_front(pair: tuple[Front, Front]) -> None:
-    """They count as trials, keep costs and reason through the journal, have no file, and are no failures."""
-    _, on = pair
-    assert on.folder is not None
-    again = [r for r, _ in read(on.folder)[1]]
-    assert [r.to_json() for r in again] == [r.to_json() for r in on.results]
-    stopped = [r for r in again if r.status == "stopped"]
-    assert not on.errors
-    assert not {r.recipe for r in stopped} & {p.recipe for p in on}
-    for result in stopped:
-        assert result.value("size") > 0
-        assert 0 <= result.value("accuracy") <= 1
-        assert result.error
-        assert not (on.folder / "models" / f"{result.recipe.digest}.safetensors").exists()
-
-
-def test_a_resumed_run_answers_stopped_recipes_from_the_journal(
-    pair: tuple[Front, Front], task: Task, crowded: Space
-) -> None:
-    """Resuming adds new recipes only, whatever became of the old ones."""
-    _, on = pair
-    assert on.folder is not None
-    more = run(task, crowded, on.folder, budget=24, existing="resume")
-    assert len(more.results) == len({r.recipe for r in more.results}) == 24
-
-
-def test_a_budget_of_evaluations_counts_what_was_looked_at(task: Task, crowded: Space, tmp_path: Path) -> None:
-    """The run ends when the work is spent, with more trials than evaluations if some were stopped."""
-    front = run(task, crowded, tmp_path / "r", budget=None, evaluations=4)
-    done = sum(r.evaluations(200) for r in front.results)
-    assert 4 <= done < 5.75  # one trial more at most, three glances included
-    assert any("evaluations" in note for note in front.notes)
-    full = run(task, crowded, tmp_path / "s", budget=None, evaluations=2, racing=False)
-    assert len(full.results) == 2
-
-
-def test_constraints_stop_nobody_until_something_keeps_them(
-    pair: tuple[Front, Front], task: Task, crowded: Space, tmp_path: Path
-) -> None:
-    """Where nothing is feasible the nearest trial must be found; where something is, dear ones end early, and the front
-    is that of the feasible ones without racing.
-    """
-    hopeless = run(task, crowded, tmp_path / "a", budget=5, constraints=["size <= 10"])
-    assert all(r.status == "ok" for r in hopeless.results)
-    off, _ = pair
-    tight = run(task, crowded, tmp_path / "b", constraints=["size <= 0.3x"])
-    assert tight.feasible
-    most = 0.3 * off.results[0].value("size")
-    small = [r for r in off.results if r.value("size") <= most]
-    rows = [[o.loss(r.value(o.name)) for o in off.objectives] for r in small]
-    assert sorted(p.result.checksum for p in tight) == sorted(small[i].checksum for i in nondominated(rows))
-    beyond = [r for r in tight.results if "breaks a constraint" in r.error]
-    assert beyond
-    assert all(r.work["calibrated"] == 0 or r.rungs for r in beyond)
-
-
-@pytest.mark.parametrize(("option", "value"), [("evaluations", 0), ("evaluations", "many"), ("racing", "yes")])
-def test_wrong_settings_are_named(task: Task, space: Space, tmp_path: Path, option: str, value: object) -> None:
-    """A mistake is told before anything is written."""
-    with pytest.raises(SettingError, match=option):
-        run(task, space, tmp_path / "r", **{option: value})
-    assert not (tmp_path / "r").exists()
-
-
-def test_work_of_old_journals_counts_in_full() -> None:
-    """A line without work is one evaluation; one that looked at nothing still counts a little, so that runs end."""
-    old = Result.from_json({"number": 1, "recipe": Recipe().to_json(), "status": "ok", "measurements": {}})
-    assert old.evaluations(200) == 1.0
-    assert replace(old, work={"examples": 50, "trained": 9}).evaluations(200) == 0.25
-    assert replace(old, work={"examples": 0, "trained": 0}).evaluations(200) > 0
+    assert (result.status, result.work["examples"]) == ("ok", 200)
+    assert set(result.rungs["before"]) == {"size"}  # costs tell what training does to them, the metric wasn't looked at
