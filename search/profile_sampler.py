@@ -111,7 +111,10 @@ class ProfileSampler:
         self._proposer.random = np.random.default_rng(seed)
 
     def ask(self) -> Proposal:
-        """Return the next proposal; it repeats none that was made before."""
+        """Return the next proposal: a recipe that was neither told nor is running, as long as one is found.
+
+        A space that is all but tried out has none left; then recipes are drawn at random, and told ones come again.
+        """
         genome = self._proposer.ask()
         return Proposal(self._choices.recipe(genome), genome, self.name)
 

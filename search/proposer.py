@@ -8,40 +8,39 @@ measured front. Without trials the surrogate is the profile, so the first propos
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy import sparse
 from scipy.special import ndtr
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it has no types
 
 from ..spaces.choices import Genomes
-from ..spaces.stage import Stage
-from .costs import PREDICTED, CostModel, Fitted
-from .descent import Descent
-from .improvement import improvement
-from .layerwise import Layerwise
+from .costs import PREDICTED, Fitted
+from .failures import Failures
+from .improvement import Improvement
 from .pareto import nondominated
+from .pool import Pool
+from .quick_costs import QuickCosts
 from .sensitivity import Profile
 from .surrogate import LOOKED_AT, Surrogate
 
 Values = npt.NDArray[np.float64]
 
-#: Points of the predicted front that are solved for at the start, that are kept, and that are solved anew for each
-#: proposal; the last is lower for large spaces, so that a proposal stays cheap.
-_FIRST, _KEPT, _FRESH, _WORK = 300, 400, 32, 60_000
+#: Points of the predicted front that are solved for at the start, and when something was learnt or so many proposals
+#: were made since.
+_FIRST, _FRESH, _EVERY = 300, 32, 16
 #: Candidates of each kind that are weighed for a proposal, and those of them that are weighed closely.
 _WEIGHED, _CLOSELY = 80, 24
 #: Nodes and weights of the three-point Gauss-Hermite rule for a standard normal.
-_NODES, _WEIGHTS = np.array([-np.sqrt(3.0), 0.0, np.sqrt(3.0)]), np.array([1.0, 4.0, 1.0]) / 6
-#: Damages that training is chosen for: from hardly any to far too much.
-_DAMAGES = (0.003, 3.0)
-#: Structures around which the knapsack is solved exactly, points of each, and the seconds for one with limits.
-_STRUCTURES, _EXACT, _SECONDS = 3, 40, 0.5
+_NODES, _WEIGHTS = np.array([0.0, -np.sqrt(3.0), np.sqrt(3.0)]), np.array([4.0, 1.0, 1.0]) / 6
+#: Structures around which the knapsack is solved exactly as trials double, one for each of as many proposals.
+_STRUCTURES = 3
 #: A predicted cost may be this share above a limit and still be tried.
 _MARGIN = 0.01
+#: When all that was weighed is known, so many random recipes are looked at.
+_DRAWN = 100
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,15 @@ class Goals:
 
 @dataclass(frozen=True)
 class Told:
-    """One trial: its genome, its loss of quality, and its costs (NaN where not measured)."""
+    """One trial: its genome, its loss of quality, its costs (NaN where not measured), its objectives as shares of the
+    largest that count, and whether it can be on the front.
+    """
 
     genome: npt.NDArray[np.int64]
     lost: float
     costs: Values
+    point: Values
+    usable: bool
 
 
 class Proposer:
@@ -104,25 +107,29 @@ class Proposer:
         self.goals, self.choices = goals, profile.choices
         self.told: dict[bytes, Told] = {}
         self.pending: dict[bytes, npt.NDArray[np.int64]] = {}
-        self.costs = CostModel(profile)
-        self.descent = Descent(self.costs)
+        unknown = {m: b for m, b in goals.base.items() if m not in PREDICTED}
+        # What is fitted looks at all that is predicted; where no predicted cost counts, that is what prices are for.
+        self.costs = QuickCosts(profile, None if unknown or not goals.base else goals.base.keys())
+        self.fitted = Fitted(self.costs, unknown)
         self.surrogate = Surrogate(profile, goals.reach, goals.noise)
-        self.fitted = Fitted(self.costs, {m: b for m, b in goals.base.items() if m not in PREDICTED})
+        self.failures = Failures(self.choices)
+        self.pool = Pool(self.costs, self.surrogate, goals.base)
         self.metrics = tuple(goals.base)
         self._places = [self.metrics.index(m) for m in goals.worst]
         self._reference = np.array([goals.span] * goals.quality + list(goals.worst.values()))
         self._limits = np.array([goals.limits.get(m, math.inf) for m in self.metrics])
+        self._shares = {m: (1 - _MARGIN) * limit / goals.base[m] for m, limit in goals.limits.items()}
         self.random = np.random.default_rng(seed)
         self._threads = ThreadpoolController()
-        self._learnt = self._exact = 0
-        self._pool: dict[bytes, npt.NDArray[np.int64]] = {}
+        self._learnt = self._since = self._exact = self._structures = 0
         self._front: Values = np.zeros((0, len(self._reference)))
         self._best: Genomes = np.zeros((0, len(self.choices)), dtype=np.int64)
+        self._reached = self._improvement(self._front)
 
     # --- telling -------------------------------------------------------------------------------------------
 
     def tell(self, genome: npt.NDArray[np.int64], lost: float, costs: Mapping[str, float], usable: bool = True) -> None:
-        """Report a trial.
+        """Report a trial. Of a genome that is told again, the latest result counts.
 
         Parameters
         ----------
@@ -135,14 +142,26 @@ class Proposer:
         usable
             False for a trial that can't be on the front (failed, stopped, infeasible).
         """
-        self.pending.pop(genome.tobytes(), None)
+        key = genome.tobytes()
+        self.pending.pop(key, None)
         values = np.array([costs.get(m, math.nan) for m in self.metrics])
-        self.told[genome.tobytes()] = Told(genome, min(lost, self.goals.reach), values)
-        if usable:
-            rows = np.vstack([self._front, self._points(np.array([lost]), values[None])])
-            keep = nondominated(rows.tolist())
-            self._front = rows[keep]
-            self._best = np.vstack([self._best, genome])[keep]
+        point = self._points(np.array([lost]), values[None])[0]
+        trial = Told(genome, min(lost, self.goals.reach), values, point, usable and bool(np.isfinite(point).all()))
+        again = self.told.pop(key, None)
+        self.told[key] = trial
+        self.failures.tell(genome, not math.isfinite(lost))
+        if again is not None and again.usable:  # it may have been on the front, and others behind it
+            self._enter([t for t in self.told.values() if t.usable], fresh=True)
+        elif trial.usable and not (self._front <= point).all(1).any():
+            self._enter([trial])
+
+    def _enter(self, trials: Sequence[Told], fresh: bool = False) -> None:
+        """Put trials on the front, or on a new one."""
+        front = np.vstack([self._front[: 0 if fresh else None], *(t.point for t in trials)])
+        best = np.vstack([self._best[: 0 if fresh else None], *(t.genome for t in trials)])
+        keep = nondominated(front.tolist())
+        self._front, self._best = front[keep], best[keep]
+        self._reached = self._improvement(self._front)
 
     def forget(self, genome: npt.NDArray[np.int64]) -> None:
         """Drop a proposal that will have no result."""
@@ -151,156 +170,123 @@ class Proposer:
     # --- asking --------------------------------------------------------------------------------------------
 
     def ask(self) -> npt.NDArray[np.int64]:
-        """Return a legal genome that was neither told nor is pending; a random one if the pool has none left."""
+        """Return a legal genome that was neither told nor is pending, unless no such was found: then a random one."""
         # The matrices are small: on a machine whose cores are busy with trials, more threads only wait for each other.
         with self._threads.limit(limits=1, user_api="blas"):
-            return self._asked()
-
-    def _asked(self) -> npt.NDArray[np.int64]:
-        if len(self.told) - self._learnt >= max(1, len(self.told) // 50):
-            self._learn()
-        settings = int(self.choices.counts.sum())
-        self._solve(max(4, min(_FRESH, _WORK // settings)) if self._pool else _FIRST)
-        if len(self.told) >= self._exact:
-            self._exact = 2 * len(self.told) + 1
-            self._solve_exactly()
-        candidates = self._candidates()
-        if not len(candidates):
-            return self._anything()
-        chosen: npt.NDArray[np.int64] = candidates[self._weigh(candidates)]
+            self._prepare()
+            candidates = self._new(self.pool.candidates(self._best, _WEIGHED, self.random))
+            chosen = candidates[self._weigh(candidates)] if len(candidates) else self._anything()
+        chosen = chosen.copy()  # a view would keep all that it was chosen from in memory
         self.pending[chosen.tobytes()] = chosen
         return chosen
+
+    def _prepare(self) -> None:
+        """Learn, and renew the predicted front, where enough has happened since."""
+        learnt = len(self.told) - self._learnt >= max(1, len(self.told) // 50)
+        if learnt:
+            self._learn()
+        self._since += 1
+        if learnt or not len(self.pool) or self._since >= _EVERY:
+            self.pool.solve(_FRESH if len(self.pool) else _FIRST, self.failures.drawn(self.random), self.random)
+            self._since = 0
+        if len(self.told) >= self._exact:
+            self._exact, self._structures = 2 * len(self.told) + 1, _STRUCTURES
+        if self._structures:
+            self._structures -= 1
+            self.pool.solve_exactly(self._shares, self.failures.drawn(self.random), self.random)
 
     def _learn(self) -> None:
         trials = list(self.told.values())
         if len(trials) > LOOKED_AT:  # those nearest to the front, and the latest
-            score = np.array([self._points(np.array([t.lost]), t.costs[None])[0].sum() for t in trials])
+            score = np.array([t.point.sum() for t in trials])
             recent = np.arange(len(trials)) >= len(trials) - LOOKED_AT // 4
             trials = [trials[i] for i in np.lexsort((score, ~recent))[:LOOKED_AT]]
-        hot = self.costs.hot(np.stack([t.genome for t in trials]))
-        self.surrogate.learn(hot, np.array([t.lost for t in trials]))
-        self.fitted.learn(hot, np.stack([t.genome for t in trials]), np.stack([t.costs for t in trials]), self.metrics)
+        genomes = np.stack([t.genome for t in trials])
+        self.surrogate.learn(genomes, np.array([t.lost for t in trials]))
+        costs = np.stack([t.costs for t in trials])
+        self.fitted.learn(self.costs.hot(genomes), genomes, costs, self.metrics)
         self._learnt = len(self.told)
 
-    def _solve(self, count: int) -> None:
-        """Add points of the predicted front, with the training that gives most back and the coder on."""
-        damages = self.surrogate.damages()
-        start = np.zeros((count, len(self.choices)), dtype=np.int64)
-        for i, decision in enumerate(self.choices.decisions):
-            if decision.stage is Stage.CONTAINER:
-                start[:, i] = self.choices.counts[i] - 1
-            elif decision.stage is Stage.RECOVERY:
-                rows = slice(self.costs.offsets[i], self.costs.offsets[i] + self.choices.counts[i])
-                totals = np.exp(self.random.uniform(math.log(_DAMAGES[0]), math.log(_DAMAGES[1]), count))
-                start[:, i] = self.surrogate.best_training(rows, totals, self.random)
-        damages = np.where(self.surrogate.impossible, np.inf, damages)
-        for genome in self.descent.solve(damages, self._prices(damages, count), start):
-            self._pool.pop(genome.tobytes(), None)
-            self._pool[genome.tobytes()] = genome
-        for old in list(self._pool)[: max(0, len(self._pool) - _KEPT)]:
-            del self._pool[old]
+    def _new(self, rows: Genomes) -> Genomes:
+        """Return those rows (n, decisions) that are neither known nor running, each once."""
+        named = {row.tobytes(): i for i, row in enumerate(rows)}
+        return rows[[i for key, i in named.items() if key not in self.told and key not in self.pending]]
 
-    def _solve_exactly(self) -> None:
-        """Add points of the knapsack over the layers: its convex front, and the best that keeps all limits on costs.
+    def _anything(self) -> npt.NDArray[np.int64]:
+        """Return a random genome, a new one if one of a few is."""
+        drawn = self.choices.legal(self.random.integers(self.choices.counts, size=(_DRAWN, len(self.choices))))
+        row: npt.NDArray[np.int64] = next(iter(self._new(drawn)), drawn[0])
+        return row
 
-        This takes longer than prices do, so it is done now and then, as trials double.
-        """
-        metrics = [m for m in self.costs.metrics if m in self.goals.base]
-        limits = {m: (1 - _MARGIN) * self.goals.limits[m] for m in metrics if m in self.goals.limits}
-        pool = list(self._pool.values())
-        if not metrics or not pool:
-            return
-        damages = np.where(self.surrogate.impossible, np.inf, self.surrogate.damages())
-        for genome in (pool[i] for i in self.random.permutation(len(pool))[:_STRUCTURES]):
-            layers = Layerwise.around(self.costs, damages, genome, metrics)
-            if layers is None:
-                continue
-            base = {m: 1 / self.goals.base[m] for m in metrics}
-            found = list(layers.front(base, _EXACT))
-            if limits:
-                found.extend(layers.within(limits, _SECONDS))
-            self._pool |= {row.tobytes(): row for row in found}
-
-    def _prices(self, damages: Values, count: int) -> Values:
-        """Return (count, metrics) prices, evenly spread over the logarithms and the mixes of costs."""
-        ratios = damages[(damages > 0) & np.isfinite(damages)]
-        low, high = np.quantile(ratios, [0.02, 0.98]) if len(ratios) else (1e-3, 1.0)
-        # A price is for the whole cost, and the last layers to give way are a small share of it.
-        smallest = min(float(np.min(b[b > 0], initial=1.0) / max(b.sum(), 1e-12)) for b in self.costs.base)
-        place = (self.random.random() + np.arange(count)) / count
-        along = np.exp(np.log(low) + place * (np.log(high / smallest) - np.log(low)))
-        wanted = [m for m in self.costs.metrics if m in self.goals.base] or ["macs"]
-        mixes = np.zeros((count, len(self.costs.metrics)))
-        mixes[:, [self.costs.metrics.index(m) for m in wanted]] = self.random.dirichlet(
-            np.full(len(wanted), 0.5), count
-        )
-        base = self.costs.predict(np.zeros((1, len(self.choices)), dtype=np.int64))[0]
-        prices: Values = along[:, None] * mixes / np.maximum(base, 1e-12)
-        return prices
-
-    def _candidates(self) -> Genomes:
-        """Return candidates that are neither known nor running: the predicted front and changes of the best."""
-        pool = list(self._pool.values())
-        chosen = [pool[i] for i in self.random.permutation(len(pool))[:_WEIGHED]]
-        parents = np.vstack([*pool, self._best])
-        rows = {row.tobytes(): row for row in (*chosen, *self._changed(parents, _WEIGHED))}
-        fresh = [row for key, row in rows.items() if key not in self.told and key not in self.pending]
-        return np.array(fresh, dtype=np.int64).reshape(len(fresh), len(self.choices))
-
-    def _changed(self, parents: Genomes, count: int) -> Genomes:
-        """Return children of random parents: crossed with another now and then, and a few settings moved."""
-        n, width = len(parents), len(self.choices)
-        mine = parents[self.random.integers(n, size=count)].copy()
-        other = parents[self.random.integers(n, size=count)]
-        crossed = (self.random.random((count, 1)) < 0.5) & (self.random.random((count, width)) < 0.3)
-        mine = np.where(crossed, other, mine)
-        moved = self.random.random((count, width)) < 1.5 / width
-        near = mine + self.random.choice([-1, 1], size=mine.shape)
-        far = self.random.integers(self.choices.counts[None].repeat(count, 0))
-        aim = np.where(self.random.random(mine.shape) < 0.7, np.clip(near, 0, self.choices.counts - 1), far)
-        return self.choices.legal(np.where(moved, aim, mine))
+    # --- weighing ------------------------------------------------------------------------------------------
 
     def _weigh(self, candidates: Genomes) -> int:
         """Return the place of the candidate with the largest expected gain of hypervolume within the limits."""
-        hot, ones = self.costs.hot(candidates), np.ones(len(self._reference))
-        costs = self._costs(candidates, hot)
-        logit = self.surrogate.expected(hot)
-        front = self._front
-        if self.pending:
-            waiting = np.stack(list(self.pending.values()))
-            there = self.costs.hot(waiting)
-            lost = self.surrogate.lost(self.surrogate.expected(there))
-            front = np.vstack([front, self._points(lost, self._costs(waiting, there))])
-            front = front[nondominated(front.tolist())]
-        refused = np.asarray(hot @ self.surrogate.impossible.astype(float)).reshape(-1)
-        excess = np.maximum(costs / self._limits - 1 - _MARGIN, 0.0).sum(1)
-        gain = improvement(front, ones, self._points(self.surrogate.lost(logit), costs))
+        costs, logit = self._costs(candidates), self.surrogate.expected(candidates)
+        excess, refused = self._excess(costs), self._refused(candidates)
+        misfit = self.surrogate.misfit
+        beside, beside_lucky, *beside_at = self._beside_running()
+        gain = beside.of(self._points(self.surrogate.lost(logit), costs))
         # What is expected to gain nothing may still gain by chance: optimism decides who is looked at closely.
-        gain += improvement(front, ones, self._points(self.surrogate.lost(logit - self.surrogate.misfit), costs))
-        if math.isfinite(self.goals.lost):  # most of what gains most may lose too much
-            limit = self.surrogate.logit(np.array([self.goals.lost]))[0]
-            allowed = ndtr((limit - logit) / self.surrogate.misfit)
-            gain = gain * allowed if len(self._front) else allowed + 1e-6 * gain
+        gain += beside_lucky.of(self._points(self.surrogate.lost(logit - misfit), costs))
+        works = self.failures.chance(candidates)
+        gain = self._within_loss(gain, logit, misfit) * works
         order = np.lexsort((-gain, excess, refused))[:_CLOSELY]
-        mean, spread = self.surrogate.predict(hot[order])
+        mean, spread = self.surrogate.predict(candidates[order])
         expected = np.zeros(len(order))
-        for node, weight in zip(_NODES, _WEIGHTS):
-            points = self._points(self.surrogate.lost(mean + node * spread), costs[order])
-            expected += weight * improvement(front, ones, points)
-        if math.isfinite(self.goals.lost):
-            allowed = ndtr((self.surrogate.logit(np.array([self.goals.lost]))[0] - mean) / spread)
-            expected = expected * allowed if len(self._front) else allowed + 1e-6 * expected
+        for node, weight, front in zip(_NODES, _WEIGHTS, beside_at):
+            expected += weight * front.of(self._points(self.surrogate.lost(mean + node * spread), costs[order]))
+        expected = self._within_loss(expected, mean, spread) * works[order]
         expected = np.where(excess[order] > 0, -excess[order], expected)
-        expected = np.where(refused[order] > 0, -np.inf, expected)
+        expected = np.where(refused[order], -np.inf, expected)
         return int(order[expected.argmax()])
 
-    def _costs(self, genomes: Genomes, hot: sparse.csr_matrix) -> Values:
+    def _beside_running(self) -> list[Improvement]:
+        """Return gains over what was measured and what is running: as expected, if all goes well, and at each node.
+
+        What makes one proposal better than expected makes those like it better, too: so what is running is as lucky
+        as what it is compared with. Else the next proposal would be its neighbour. What breaks a limit counts nothing.
+        """
+        alone = [self._reached] * (2 + len(_NODES))
+        if not self.pending:
+            return alone
+        running = np.stack(list(self.pending.values()))
+        costs = self._costs(running)
+        fits = (self._excess(costs) == 0) & ~self._refused(running)
+        if not fits.any():
+            return alone
+        mean, spread = self.surrogate.predict(running[fits])
+        found = []
+        for logit in (mean, mean - self.surrogate.misfit, *(mean + node * spread for node in _NODES)):
+            front = np.vstack([self._front, self._points(self.surrogate.lost(logit), costs[fits])])
+            found.append(self._improvement(front[nondominated(front.tolist())]))
+        return found
+
+    def _improvement(self, front: Values) -> Improvement:
+        return Improvement(front, np.ones(len(self._reference)))
+
+    def _excess(self, costs: Values) -> Values:
+        """Return (n,) by how much predicted costs (n, metrics) are above the limits, in all."""
+        above: Values = np.maximum(costs / self._limits - 1 - _MARGIN, 0.0).sum(1)
+        return above
+
+    def _refused(self, genomes: Genomes) -> npt.NDArray[np.bool_]:
+        """Return (n,) whether a genome (n, decisions) holds a step that can't be applied."""
+        refused: npt.NDArray[np.bool_] = self.surrogate.impossible[genomes + self.costs.offsets].any(1)
+        return refused
+
+    def _within_loss(self, gain: Values, logit: Values, spread: Values | float) -> Values:
+        """Return gains times the chance to lose no more quality than allowed; with no front yet, the chance itself."""
+        if not math.isfinite(self.goals.lost):
+            return gain
+        allowed: Values = ndtr((self.surrogate.logit(np.array([self.goals.lost]))[0] - logit) / spread)
+        return gain * allowed if len(self._front) else allowed + 1e-6 * gain
+
+    def _costs(self, genomes: Genomes) -> Values:
         """Return predicted costs (n, metrics)."""
-        known = self.costs.predict(genomes, hot)
+        known = self.costs.predict(genomes)
         fitted = self.fitted.predict(known)
-        columns = [
-            known[:, self.costs.metrics.index(m)] if m in self.costs.metrics else fitted[m] for m in self.metrics
-        ]
+        columns = [fitted[m] if m in fitted else known[:, self.costs.metrics.index(m)] for m in self.metrics]
         return np.column_stack(columns) if columns else np.zeros((len(genomes), 0))
 
     def _points(self, lost: Values, costs: Values) -> Values:
@@ -308,8 +294,3 @@ class Proposer:
         quality = np.maximum(lost, 0.0)[:, None] if self.goals.quality else np.zeros((len(lost), 0))
         points: Values = np.hstack([quality, costs[:, self._places]]) / self._reference
         return points
-
-    def _anything(self) -> npt.NDArray[np.int64]:
-        row: npt.NDArray[np.int64] = self.choices.legal(self.random.integers(self.choices.counts)[None])[0]
-        self.pending[row.tobytes()] = row
-        return row

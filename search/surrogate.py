@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.special import expit
 
+from ..spaces.choices import Genomes
 from ..spaces.stage import Stage
 from .effects import Effect
 from .sensitivity import Profile
@@ -76,12 +77,14 @@ class Surrogate:
             ]
         )
         self.prior_mean = self.mean.copy()
-        self.precision = np.diag(1 / np.square(spread))
-        self.covariance = np.diag(np.square(spread))
+        self.variance = np.square(spread)  # of the prior
+        self.covariance = np.diag(self.variance)
         self.misfit = _MISFIT
 
     def _features(self, profile: Profile) -> None:
         choices = profile.choices
+        self.offsets = np.concatenate([[0], np.cumsum(choices.counts)[:-1]])
+        self._training = [i for i, d in enumerate(choices.decisions) if d.stage is Stage.RECOVERY]
         names: dict[Any, int] = {}
         gains: dict[Any, int] = {}
         spread: list[float] = []
@@ -130,43 +133,47 @@ class Surrogate:
 
     # --- prediction ----------------------------------------------------------------------------------------
 
-    def damages(self, mean: Values | None = None, *, trained: bool | None = None) -> Values:
+    def damages(self, *, trained: bool | None = None) -> Values:
         """Return (all settings,) damage of each setting with what was learnt.
 
         ``trained`` says whether what training gives back for a technique is taken off; by default if there is any.
         """
-        mean = self.mean if mean is None else mean
-        logs = self.factors @ mean[self._factor]
+        logs = self.factors @ self.mean[self._factor]
         if self.trains.any() if trained is None else trained:
-            logs = logs - self.techniques @ mean[self._back]
+            logs = logs - self.techniques @ self.mean[self._back]
         learnt: Values = self.damage * np.exp(logs)
         return learnt
 
-    def _effect(self, hot: sparse.csr_matrix, mean: Values) -> tuple[sparse.csr_matrix, Values, Values, Values]:
-        """Return what each setting of each recipe does (n, all settings), its sum (n,), what of it training leaves
-        (n,), and the harm training does (n,).
+    def _effect(self, genomes: Genomes) -> tuple[Values, Values, Values, Values]:
+        """Return what each decision of each genome does (n, decisions), its sum (n,), what of it training leaves (n,),
+        and the harm training does (n,).
         """
-        trained = hot @ self.trains
-        own = hot.multiply(self.damages(mean, trained=False)).tocsr()
+        taken = genomes + self.offsets
+        training = taken[:, self._training]
+        trained = self.trains[training].sum(1)
+        own = self.damages(trained=False)[taken]
         if trained.any():
-            recovered = hot.multiply(self.damages(mean, trained=True))
-            own = (sparse.diags(trained) @ recovered + sparse.diags(1 - trained) @ own).tocsr()
-        total = np.asarray(own.sum(1)).reshape(-1) + self.floor
-        left = total * np.exp(-(hot @ (self.gains @ mean[self._gain])))
-        harm = trained * np.exp(hot @ (self.gains @ mean[self._harm]))
+            own = np.where(trained[:, None] > 0, self.damages(trained=True)[taken], own)
+        total = own.sum(1) + self.floor
+        left = total * np.exp(-(self.gains @ self.mean[self._gain])[training].sum(1))
+        harm = trained * np.exp((self.gains @ self.mean[self._harm])[training].sum(1))
         return own, total, left, harm
 
-    def _rows(self, hot: sparse.csr_matrix, mean: Values) -> tuple[Values, Values]:
+    def _rows(self, genomes: Genomes) -> tuple[Values, Values]:
         """Return predicted logits (n,) and their derivatives (n, parameters)."""
-        own, total, left, harm = self._effect(hot, mean)
+        own, total, left, harm = self._effect(genomes)
+        taken = genomes + self.offsets
         log = np.log(left + harm)
         weight = (left / (left + harm))[:, None]
-        shares = np.asarray((own @ self.factors).todense()) / total[:, None]
-        back = np.asarray((own @ self.techniques).todense()) / total[:, None] * (hot @ self.trains)[:, None]
-        gains = np.asarray((hot @ self.gains).todense())
-        parts = [weight * shares, -weight * back, -weight * gains, (1 - weight) * gains]
-        derivatives = np.hstack([np.ones((len(log), 1)), log[:, None], mean[1] * np.hstack(parts)])
-        return mean[0] + mean[1] * log, derivatives
+        row, column = np.nonzero(own)
+        shape = (len(own), len(self.damage))
+        share = sparse.csr_matrix((own[row, column] / total[row], (row, taken[row, column])), shape=shape)
+        training = taken[:, self._training]
+        gains = self.gains[training.reshape(-1)].toarray().reshape(*training.shape, self.gains.shape[1]).sum(1)
+        back = (share @ self.techniques).toarray() * self.trains[training].sum(1)[:, None]
+        parts = [weight * (share @ self.factors).toarray(), -weight * back, -weight * gains, (1 - weight) * gains]
+        derivatives = np.hstack([np.ones((len(log), 1)), log[:, None], self.mean[1] * np.hstack(parts)])
+        return self.mean[0] + self.mean[1] * log, derivatives
 
     def best_training(self, rows: slice, totals: Values, random: np.random.Generator) -> npt.NDArray[np.int64]:
         """Return for each total damage the training that leaves least of it, each in a draw of what is believed.
@@ -204,46 +211,56 @@ class Surrogate:
         share: Values = expit(logit)
         return share * (self.span + 2 * self.noise) - self.noise
 
-    def expected(self, hot: sparse.csr_matrix) -> Values:
-        """Return the mean (n,) of the logit of the quality that genomes lose."""
-        _, _, left, harm = self._effect(hot, self.mean)
+    def expected(self, genomes: Genomes) -> Values:
+        """Return the mean (n,) of the logit of the quality that genomes (n, decisions) lose."""
+        _, _, left, harm = self._effect(genomes)
         logit: Values = self.mean[0] + self.mean[1] * np.log(left + harm)
         return logit
 
-    def predict(self, hot: sparse.csr_matrix) -> tuple[Values, Values]:
-        """Return mean and standard deviation (n,) of the logit of the quality that genomes lose."""
-        mean, derivatives = self._rows(hot, self.mean)
+    def predict(self, genomes: Genomes) -> tuple[Values, Values]:
+        """Return mean and standard deviation (n,) of the logit of the quality that genomes (n, decisions) lose."""
+        mean, derivatives = self._rows(genomes)
         variance = ((derivatives @ self.covariance) * derivatives).sum(1)
         return mean, np.sqrt(variance + self.misfit**2)
 
     # --- learning ------------------------------------------------------------------------------------------
 
-    def learn(self, hot: sparse.csr_matrix, lost: Values) -> None:
+    def learn(self, genomes: Genomes, lost: Values) -> None:
         """Take in the trials so far.
 
         Parameters
         ----------
-        hot
-            (n, all settings) of the recipes tried, at most `LOOKED_AT`.
+        genomes
+            (n, decisions) that were tried, at most `LOOKED_AT`.
         lost
             (n,) what each lost of quality.
         """
         target, error = self.logit(lost), self._error(lost)
         for _ in range(_STEPS):
-            logits, derivatives = self._rows(hot, self.mean)
-            residual = target - logits
+            logits, derivatives = self._rows(genomes)
             weight = 1 / (error**2 + self.misfit**2)
-            precision = (derivatives * weight[:, None]).T @ derivatives + self.precision
-            pull = (derivatives * weight[:, None]).T @ residual + self.precision @ (self.prior_mean - self.mean)
-            step = np.linalg.solve(precision, pull)
+            self.covariance = self._posterior(derivatives, weight)
+            pull = derivatives.T @ (weight * (target - logits)) + (self.prior_mean - self.mean) / self.variance
+            step = self.covariance @ pull
             self.mean = self.mean + step * min(1.0, 2.0 / max(1e-9, float(np.abs(step).max())))
             self.mean[1] = max(self.mean[1], 0.2)
-        self.covariance = np.linalg.inv(precision)
         if len(lost) >= 5:
             # Residuals as they would be without the trial itself: the fit is never as good as it looks.
-            logits, derivatives = self._rows(hot, self.mean)
+            logits, derivatives = self._rows(genomes)
             own = weight * ((derivatives @ self.covariance) * derivatives).sum(1)
             left_out = (target - logits) / np.maximum(1 - own, 0.05)
             seen = error < np.quantile(error, 0.8)  # where noise doesn't hide the misfit
             excess = float(np.median(np.abs(left_out[seen]))) * 1.4826 if seen.any() else _MISFIT
             self.misfit = float(np.clip(excess, _LEAST_MISFIT, 2 * _MISFIT))
+
+    def _posterior(self, derivatives: Values, weight: Values) -> Values:
+        """Return the covariance (parameters, parameters) after trials, given derivatives and weights of each."""
+        n, parameters = derivatives.shape
+        if n >= parameters:
+            precision = (derivatives * weight[:, None]).T @ derivatives + np.diag(1 / self.variance)
+            return np.asarray(np.linalg.inv(precision))
+        # With few trials the same from a matrix of their size (Woodbury's identity).
+        spread = derivatives * self.variance
+        seen = spread @ derivatives.T + np.diag(1 / weight)
+        covariance: Values = np.diag(self.variance) - np.asarray(spread.T @ np.linalg.solve(seen, spread))
+        return covariance

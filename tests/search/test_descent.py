@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paretopress.search.costs import CostModel
 from paretopress.search.descent import Descent
 from paretopress.search.effects import Effect, Unit
+from paretopress.search.quick_costs import QuickCosts
 from paretopress.search.sensitivity import Profile
 from paretopress.spaces.choices import Choices, Genomes
 from paretopress.spaces.decision import Decision, Option
@@ -51,7 +51,7 @@ class Problem:
         )
         together = {pair: float(rng.uniform(0.8, 2.5)) for pair in sorted(pairs, key=str)}
         profile = Profile(choices, tuple(effects), units, sum(u.bytes for u in units.values()), together)
-        self.costs = CostModel(profile)
+        self.costs = QuickCosts(profile)
         self.descent = Descent(self.costs)
         self.damages = np.concatenate(profile.damage)
         base = self.costs.predict(np.zeros((1, len(choices)), dtype=np.int64))[0]

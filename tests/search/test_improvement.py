@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from paretopress.search.improvement import improvement
+from paretopress.search.improvement import Improvement
 from paretopress.search.pareto import nondominated
 
 Values = npt.NDArray[np.float64]
@@ -43,7 +43,7 @@ def test_improvement_is_the_gain_of_hypervolume(case: tuple[list[Values], Values
     front = np.array(rows).reshape(len(rows), len(reference))
     before = volume(front, reference)
     expected = [volume(np.vstack([front, p]), reference) - before for p in points]
-    found = improvement(front, reference, points)
+    found = Improvement(front, reference).of(points)
     assert found.shape == (len(points),)
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-9)
     assert (found >= 0).all()
@@ -53,7 +53,7 @@ def test_known_gains() -> None:
     """Small cases that can be counted on paper."""
     front, reference = np.array([[1.0, 3.0], [3.0, 1.0]]), np.array([4.0, 4.0])
     points = np.array([[2.0, 2.0], [0.0, 0.0], [1.0, 3.0], [3.5, 3.5], [5.0, 0.0], [4.0, 0.0], [0.0, 3.5]])
-    assert improvement(front, reference, points).tolist() == [1.0, 11.0, 0.0, 0.0, 0.0, 0.0, 0.5]
+    assert Improvement(front, reference).of(points).tolist() == [1.0, 11.0, 0.0, 0.0, 0.0, 0.0, 0.5]
 
 
 @pytest.mark.parametrize("objectives", [1, 2, 3])
@@ -61,10 +61,10 @@ def test_empty_front_leaves_the_whole_box(objectives: int) -> None:
     """Without a front, or with one that lies beyond the reference, a point adds all that it dominates."""
     reference, points = np.full(objectives, 2.0), np.vstack([np.full(objectives, 0.5), np.full(objectives, 3.0)])
     for front in (np.zeros((0, objectives)), np.full((1, objectives), 2.0)):
-        assert improvement(front, reference, points).tolist() == [1.5**objectives, 0.0]
+        assert Improvement(front, reference).of(points).tolist() == [1.5**objectives, 0.0]
 
 
 def test_single_objective_is_a_length() -> None:
     """With one objective a point adds how far it goes below the best."""
-    found = improvement(np.array([[0.5]]), np.array([1.0]), np.array([[0.25], [0.75], [2.0]]))
+    found = Improvement(np.array([[0.5]]), np.array([1.0])).of(np.array([[0.25], [0.75], [2.0]]))
     assert found.tolist() == [0.25, 0.0, 0.0]

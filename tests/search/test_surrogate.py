@@ -104,13 +104,13 @@ def by_site(world: World, spread: float) -> Values:
 def test_without_trials_more_damage_is_a_greater_loss(seed: int) -> None:
     """The first ranking is the profile's own: the loss that is expected grows with the sum of the damages."""
     world = World(seed)
-    hot = world.costs.hot(world.genomes(50))
-    total = hot @ world.damages
+    rows = world.genomes(50)
+    total = world.costs.hot(rows) @ world.damages
     order = total.argsort(kind="stable")
-    expected = world.surrogate().expected(hot)
+    expected = world.surrogate().expected(rows)
     assert (np.diff(expected[order]) >= 0).all()
     assert (np.diff(expected[order])[np.diff(total[order]) > 1e-9] > 0).all()
-    mean, deviation = world.surrogate().predict(hot)
+    mean, deviation = world.surrogate().predict(rows)
     assert np.allclose(mean, expected)
     assert (deviation > 0).all()
 
@@ -124,7 +124,7 @@ def test_training_is_expected_to_give_something_back() -> None:
         0,
         *(1 + next(k for k, s in enumerate(settings_of) if dict(s.params)["steps"] == n) for n in (0, 100, 300)),
     ]
-    expected = world.surrogate().expected(world.costs.hot(rows))
+    expected = world.surrogate().expected(rows)
     assert (np.diff(expected) < 0).all()
 
 
@@ -147,12 +147,12 @@ def test_factor_of_a_site_is_learnt(seed: int) -> None:
     factors = by_site(world, 1.2)
     surrogate, new = world.surrogate(), world.genomes(300)
     truth = world.lost(new, factors, plain(world))
-    before = spearmanr(surrogate.expected(world.costs.hot(new)), truth).statistic
+    before = spearmanr(surrogate.expected(new), truth).statistic
     tried = world.genomes(80)
     for count in (20, 40, 60, 80):
         lost = world.lost(tried[:count], factors, plain(world))
-        surrogate.learn(world.costs.hot(tried[:count]), lost)
-    after = spearmanr(surrogate.expected(world.costs.hot(new)), truth).statistic
+        surrogate.learn(tried[:count], lost)
+    after = spearmanr(surrogate.expected(new), truth).statistic
     assert after > before + 0.3 * (1 - before)
     known = world.damages > 0
     learnt = np.log(surrogate.damages()[known] / world.damages[known])
@@ -168,15 +168,15 @@ def test_gain_of_training_is_learnt(seed: int) -> None:
         gains[world.costs.offsets[-1] + number] = 2.5 if dict(setting.params)["rate"] == 0.01 else -2.0
     surrogate, new = world.surrogate(), world.genomes(300, training=True)
     truth = world.lost(new, 1 + plain(world), gains)
-    before = spearmanr(surrogate.expected(world.costs.hot(new)), truth).statistic
+    before = spearmanr(surrogate.expected(new), truth).statistic
     tried = world.genomes(60, training=True)
     for _ in range(3):
-        surrogate.learn(world.costs.hot(tried), world.lost(tried, 1 + plain(world), gains))
-    assert spearmanr(surrogate.expected(world.costs.hot(new)), truth).statistic > before + 0.5 * (1 - before)
+        surrogate.learn(tried, world.lost(tried, 1 + plain(world), gains))
+    assert spearmanr(surrogate.expected(new), truth).statistic > before + 0.5 * (1 - before)
     rows = np.full((2, len(world.choices)), 5)
     rates = [dict(s.params)["rate"] for s in world.choices.settings[-1]]
     rows[:, -1] = 1 + rates.index(0.01), 1 + rates.index(0.1)
-    good, bad = surrogate.expected(world.costs.hot(rows))
+    good, bad = surrogate.expected(rows)
     assert good < bad - 1
 
 
@@ -189,10 +189,10 @@ def test_misfit_grows_with_what_cannot_be_explained(seed: int) -> None:
         surrogate, tried = world.surrogate(), world.genomes(100)
         factors = by_site(world, 0.3)
         for _ in range(3):
-            surrogate.learn(world.costs.hot(tried), world.lost(tried, factors, plain(world), noise))
+            surrogate.learn(tried, world.lost(tried, factors, plain(world), noise))
         misfits.append(surrogate.misfit)
         new = world.genomes(200)
-        mean, deviation = surrogate.predict(world.costs.hot(new))
+        mean, deviation = surrogate.predict(new)
         target = surrogate.logit(world.lost(new, factors, plain(world), noise))
         if noise < 1:
             assert (np.abs(target - mean) < 2.5 * deviation).mean() > 0.8
@@ -203,10 +203,10 @@ def test_prediction_is_surer_after_trials() -> None:
     """What was tried is known better than before."""
     world = World(1)
     surrogate, tried = world.surrogate(), world.genomes(60)
-    _, before = surrogate.predict(world.costs.hot(tried))
+    _, before = surrogate.predict(tried)
     for _ in range(3):
-        surrogate.learn(world.costs.hot(tried), world.lost(tried, 1 + plain(world), plain(world)))
-    _, after = surrogate.predict(world.costs.hot(tried))
+        surrogate.learn(tried, world.lost(tried, 1 + plain(world), plain(world)))
+    _, after = surrogate.predict(tried)
     assert (after < before).all()
 
 
@@ -225,9 +225,9 @@ def test_extremes_never_give_nonsense(trials: int, outcome: str, world: tuple[fl
     """Whatever is told, predictions stay numbers: all trials failed, one trial, no or enormous damages."""
     place = World(0, *world)
     surrogate, tried = place.surrogate(), place.genomes(trials, training=True)
-    new = place.costs.hot(place.genomes(30, training=True))
+    new = place.genomes(30, training=True)
     for _ in range(10):
-        surrogate.learn(place.costs.hot(tried), EXTREMES[outcome](tried))
+        surrogate.learn(tried, EXTREMES[outcome](tried))
         mean, deviation = surrogate.predict(new)
         assert np.isfinite(mean).all()
         assert np.isfinite(deviation).all()
@@ -242,3 +242,26 @@ def test_impossible_settings_are_known_and_count_as_the_worst() -> None:
     surrogate = world.surrogate()
     assert np.array_equal(surrogate.impossible, ~np.isfinite(np.concatenate(world.profile.damage)))
     assert surrogate.damage[surrogate.impossible].min() > surrogate.damage[~surrogate.impossible].max()
+
+
+@pytest.mark.parametrize("trials", [3, 20, 80])
+def test_what_is_learnt_does_not_depend_on_how_it_is_solved(trials: int) -> None:
+    """From few trials or many, the covariance is the inverse of the precision that the regression's formula gives."""
+    world = World(2)
+    surrogate = world.surrogate()
+    _, derivatives = surrogate._rows(world.genomes(trials, training=True))
+    weight = world.rng.uniform(1, 100, trials)
+    precision = derivatives.T @ np.diag(weight) @ derivatives + np.diag(1 / surrogate.variance)
+    assert 3 < derivatives.shape[1] < 80
+    assert surrogate._posterior(derivatives, weight) == pytest.approx(np.linalg.inv(precision), abs=1e-9)
+
+
+def test_derivatives_are_those_of_the_prediction() -> None:
+    """A small step of any parameter changes the predicted logit by its derivative times the step."""
+    world = World(4)
+    surrogate, rows = world.surrogate(), world.genomes(20, training=True)
+    surrogate.learn(rows, world.lost(rows, by_site(world, 1.0), plain(world)))
+    start, (before, derivatives) = surrogate.mean, surrogate._rows(rows)
+    for k in range(len(start)):
+        surrogate.mean = start + 1e-6 * (np.arange(len(start)) == k)
+        assert (surrogate.expected(rows) - before) / 1e-6 == pytest.approx(derivatives[:, k], abs=1e-4)
