@@ -42,7 +42,7 @@ def median_interval(ratios: list[float]) -> tuple[float, float, float]:
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
+def alone() -> Iterator[None]:
     """One measuring process of this user at a time on the machine, one thread, no garbage collection."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     threads, collecting = torch.get_num_threads(), gc.isenabled()
@@ -91,7 +91,8 @@ class _Runner:
         return taken
 
 
-def _clock(device: torch.device) -> Callable[[], float]:
+def clock_of(device: torch.device) -> Callable[[], float]:
+    """Return what tells the seconds: of this process's processor time, or on a GPU of the synchronised clock."""
     if device.type != "cuda":
         return time.process_time
 
@@ -148,9 +149,9 @@ class Latency(Evaluator):
         example = subject.task.example
         device = device_of(subject.model)
         original = subject.baseline if subject.baseline is not None else subject.task.model
-        with _alone(), inference(subject.model), inference(original):
+        with alone(), inference(subject.model), inference(original):
             candidate, baseline = (
-                _Runner(model, at_batch(example, self.batch, device_of(model)), _clock(device))
+                _Runner(model, at_batch(example, self.batch, device_of(model)), clock_of(device))
                 for model in (subject.model, original)
             )
             pair = candidate.warm() + baseline.warm()

@@ -16,7 +16,8 @@ from ..spaces.space import Space
 from ..spaces.task import Task
 from .constraint import violations
 from .engine import Engine
-from .executor import Executor, LocalExecutor, Resources
+from .executor import Resources
+from .executors import start_executor
 from .facts import facts_of, notes
 from .final import conclude
 from .folder import Existing
@@ -120,7 +121,7 @@ def search(
         with clock("baseline"):
             first = _baseline(bench, journal, seed)
         with clock("start workers"):
-            trials = _executor(plan, bench)
+            trials = start_executor(plan.executor, bench, plan.resources)
         stack.callback(trials.close)
         if journal is None:
             journal = stack.enter_context(Journal(folder, header, fresh=existing == "fresh"))
@@ -178,14 +179,6 @@ def _baseline(bench: Bench, journal: Journal | None, seed: int) -> Finished:
             "Every validation batch must run and give finite outputs, and the same batch the same ones each time."
         )
     return finished
-
-
-def _executor(plan: Plan, bench: Bench) -> Executor:
-    if plan.executor == "local":
-        return LocalExecutor(bench)
-    from .ray_executor import RayExecutor  # noqa: PLC0415 - importing Ray takes a second that local runs don't owe
-
-    return RayExecutor(bench, plan.resources)
 
 
 @contextmanager

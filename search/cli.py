@@ -17,8 +17,10 @@ from ..spaces.task import UNNAMED, Task
 from . import config as settings
 from .api import search as run_search
 from .artifact import locate
+from .constraint import Constraint
 from .folder import Existing, check, check_place
 from .front import Front, Point
+from .layer_latency import timed_metric
 from .plan import make_plan
 from .profile_run import measure
 from .profile_table import narrowed, profile_lines
@@ -105,6 +107,9 @@ def profile(
     workers: Annotated[int | None, typer.Option(help="Override ray.workers.")] = None,
     technique: Annotated[str | None, typer.Option(help="Print one technique, with all its settings.")] = None,
     layers: Annotated[str, typer.Option(help="Print the layers, groups and blocks that this glob matches.")] = "*",
+    latency: Annotated[
+        bool | None, typer.Option(help="Time every layer, too; by default where the file asks for latency.")
+    ] = None,
 ) -> None:
     """Measure how sensitive each layer is to each compression: what it saves, and what damage it will do."""
     data = {**settings.read_yaml(file).model_dump(), **_given(executor=executor)}
@@ -114,8 +119,10 @@ def profile(
     task = _task(chosen, folder, file)
     space = chosen.build_space(task)
     shown = narrowed(space, technique, layers)  # a name that doesn't exist is found before anything is measured
+    asked = [*(chosen.objectives or ()), *(Constraint.parse(text).metric for text in chosen.constraints)]
+    timed = timed_metric([*asked, *(["latency"] if latency else [])]) if latency is not False else None
     try:
-        found, checked = measure(task, space, chosen.executor, chosen.resources(), _err)
+        found, checked = measure(task, space, chosen.executor, chosen.resources(), _err, timed)
     except KeyboardInterrupt:
         kept = "; the same command goes on with the sites that are not measured yet" if cache_folder() else ""
         _err.print(f"stopped{kept}", soft_wrap=True)
@@ -124,6 +131,8 @@ def profile(
         _out.print(line)
     if checked is not None:
         _out.print(f"· {checked.summary}", soft_wrap=True)
+    if found.latency is not None:
+        _out.print(f"· {found.latency.summary}", soft_wrap=True)
     page = write_profile(found, checked, task.name, shlex.join(["paretopress", *sys.argv[1:]]), folder)
     _out.print(f"map: {page}", soft_wrap=True)
 

@@ -1,8 +1,9 @@
-"""Costs of any recipe, predicted from the profile without running it: bytes, MACs and bit operations.
+"""Costs of any recipe, predicted from the profile without running it: bytes, MACs, bit operations and latency.
 
 What a step leaves of a layer is a share, and shares of different steps multiply: a layer that loses half its outputs
 and half its inputs keeps a quarter. Masks and number formats, which don't multiply, have a table of what they do
-together. Files are taken to be coded, if the space offers a coder.
+together. Files are taken to be coded, if the space offers a coder. Latency is that of the profile's table, where one
+was measured, as a ratio to the original's.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from scipy import sparse
 
 from ..spaces.choices import Genomes
 from ..spaces.stage import Stage
+from .effects import Effect, Unit
 from .sensitivity import Profile
 
 Values = npt.NDArray[np.float64]
 
-#: Metrics that the profile predicts.
+#: Metrics that every profile predicts.
 PREDICTED = ("size", "macs", "bops")
 #: Bytes that a file takes for a step, beside the numbers: its line in the recipe and what its tensors are called.
 #: About, after deflation: 25 on a ResNet-20, 40 on the digits.
@@ -43,15 +45,19 @@ class CostModel:
     """
 
     def __init__(self, profile: Profile) -> None:
-        self.metrics = PREDICTED
+        table = profile.latency
+        self.metrics = (*PREDICTED, table.metric) if table is not None else PREDICTED
         self.choices = profile.choices
-        self.paths = tuple(profile.units)
+        self.paths = tuple(dict.fromkeys([*profile.units, *(table.units if table is not None else ())]))
         self.offsets = np.concatenate([[0], np.cumsum(self.choices.counts)[:-1]])
-        units = [profile.units[p] for p in self.paths]
+        units = [profile.units.get(p, Unit(0, 0)) for p in self.paths]
         unit_bytes = np.array([u.bytes for u in units], dtype=float)
         unit_macs = np.array([u.macs for u in units], dtype=float)
         fixed = max(0.0, profile.file_bytes - unit_bytes.sum())
         per = {"size": (unit_bytes, fixed), "macs": (unit_macs, 0.0), "bops": (unit_macs * 32 * 32, 0.0)}
+        if table is not None:
+            shares = np.array([table.units.get(p, 0.0) for p in self.paths])
+            per[table.metric] = (shares, table.fixed)
         self.base = [per[m][0] for m in self.metrics]
         self.fixed = np.array([per[m][1] for m in self.metrics])
         self.logs = [self._table(profile, m) for m in self.metrics]
@@ -61,10 +67,9 @@ class CostModel:
         """Return (all settings, units) logarithms of what each setting leaves of each unit."""
         column = {p: i for i, p in enumerate(self.paths)}
         rows, columns, values = [], [], []
-        for offset, effects in zip(self.offsets, profile.effects):
+        for offset, decision, effects in zip(self.offsets, self.choices.decisions, profile.effects):
             for number, effect in enumerate(effects, 1):
-                for path, (size, macs, bits) in effect.shares.items():
-                    share = {"size": size, "macs": macs, "bops": macs * bits}[metric]
+                for path, share in _shares(profile, metric, decision.site, effect).items():
                     if path in column and share != 1.0:
                         rows.append(offset + number)
                         columns.append(column[path])
@@ -116,9 +121,19 @@ class CostModel:
         return costs
 
 
+def _shares(profile: Profile, metric: str, site: str, effect: Effect) -> Mapping[str, float]:
+    """Return path -> what a setting leaves of a module's figure."""
+    if profile.latency is not None and metric == profile.latency.metric:
+        return profile.latency.shares(site, effect)
+    place = {"size": 0, "macs": 1}.get(metric)
+    return {p: shares[place] if place is not None else shares[1] * shares[2] for p, shares in effect.shares.items()}
+
+
 class Fitted:
-    """Metrics that the profile doesn't predict, learnt from trials: their logarithm is linear in those of the costs
-    that it does predict.
+    """Metrics learnt from trials: their logarithm is linear in those of the predicted costs.
+
+    Before any trial a predicted metric, such as a latency with a table, is what is predicted; of others, such as a
+    latency without one, half of the saved multiplications are expected to show.
 
     Parameters
     ----------
@@ -131,10 +146,11 @@ class Fitted:
     def __init__(self, costs: CostModel, base: Mapping[str, float]) -> None:
         self._costs, self._base = costs, dict(base)
         self._whole = np.maximum(costs.predict(np.zeros((1, len(costs.choices)), dtype=np.int64)), 1e-12)
-        # Before any trial, such as for latency, half of the saved multiplications are expected to show.
-        prior = np.array([0.5 if m == "macs" else 0.0 for m in costs.metrics])
-        self._slopes = dict.fromkeys(self._base, prior)
-        self._prior = prior
+        self._prior = {}
+        for metric in self._base:
+            source, slope = (metric, 1.0) if metric in costs.metrics else ("macs", 0.5)
+            self._prior[metric] = np.array([slope if m == source else 0.0 for m in costs.metrics])
+        self._slopes = dict(self._prior)
 
     def learn(self, hot: sparse.csr_matrix, genomes: Genomes, values: Values, metrics: Sequence[str]) -> None:
         """Take in the trials: genomes (n, decisions) and their values (n, metrics), NaN where not measured."""
@@ -144,9 +160,10 @@ class Fitted:
         for metric, base in self._base.items():
             column = values[:, list(metrics).index(metric)]
             seen = np.isfinite(column) & (column > 0)
-            target = np.log(column[seen] / base) - logs[seen] @ self._prior
+            prior = self._prior[metric]
+            target = np.log(column[seen] / base) - logs[seen] @ prior
             precision = logs[seen].T @ logs[seen] + np.eye(logs.shape[1])
-            self._slopes[metric] = self._prior + np.linalg.solve(precision, logs[seen].T @ target)
+            self._slopes[metric] = prior + np.linalg.solve(precision, logs[seen].T @ target)
 
     def predict(self, known: Values) -> dict[str, Values]:
         """Return metric -> (n,) predictions, given the predicted costs (n, metrics)."""

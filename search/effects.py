@@ -1,8 +1,9 @@
 """What one step does when it is applied alone: the exact change of each layer's bytes, MACs and bits, and the damage.
 
-Damage is a predicted rise of the loss. Where the changed layer is equivalent to a dense one it is half the Fisher
-information times the squared change of the weights, and for removed channels half their own Fisher information: no
-forward pass. Where neither holds (a removed block, a nonlinear replacement) the outputs are compared on a small batch.
+Damage is a predicted rise of the loss, or a change of outputs that are no class scores (see `fisher`). Where the
+changed layer is equivalent to a dense one it is half the Fisher information times the squared change of the weights,
+and for removed channels half their own Fisher information: no forward pass. Where neither holds (a removed block, a
+nonlinear replacement) the outputs are compared on a small batch.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,31 +20,33 @@ from torch import Tensor, nn
 
 from ..compressors.base import Compressor, apply_step
 from ..compressors.batchnorm import reestimate
+from ..compressors.cache import LayerCache
 from ..compressors.distillation.losses import scores_classes
 from ..compressors.draft import Context, Draft
 from ..compressors.equivalent import alone, dense_weights
-from ..compressors.packing import pack_tensor, packed_bytes
 from ..evaluators.macs import macs_by_module
+from ..evaluators.structure import structure
 from ..spaces.catalogue import technique
 from ..spaces.choices import Setting
 from ..spaces.data import Batches
+from ..spaces.errors import ModelError
 from ..spaces.recipe import Step
 from ..spaces.site import LAYER_KINDS, Site
 from ..spaces.stage import Stage
 from ..spaces.task import Task
+from .calls import name_of
 from .fisher import Fisher, temperature
 from .footprint import module_bytes, shares_left
+from .layers import ModuleForm
 
 #: Changes when what is measured changes, so that effects on disk are measured anew.
-VERSION = 4
+VERSION = 5
 #: Large changes do more damage than their second-order term says: exp(3 x relative change) times as much, by a fit to
 #: 180 changes of a ResNet-20's layers by rounding, zeroing and factors, whose outputs were compared. Re-estimated
 #: batch norm gives some of that back.
 BEYOND = 2.5
 #: Examples on which outputs are compared.
 EXAMPLES = 128
-#: Weights on which techniques are applied together.
-SAMPLE = 4096
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class Effect:
     Attributes
     ----------
     damage
-        Predicted rise of the loss, 0 or more.
+        Predicted rise of the loss (see `Fisher` for losses other than cross-entropy), 0 or more.
     method
         "fisher", "channels" (their Fisher information), "outputs" (compared on a batch) or "" (changes no output).
     shares
@@ -79,6 +81,9 @@ class Effect:
         Why the step can't be applied, or "".
     change
         Where the damage is by Fisher information: the length of the weights' change, as a share of their own.
+    work
+        A digest of what the changed modules compute, weights apart: settings that have the same one take the same
+        time. "" where it is what the original computes, as with masks and number formats.
     """
 
     damage: float = 0.0
@@ -86,6 +91,7 @@ class Effect:
     shares: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     error: str = ""
     change: float = 0.0
+    work: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -95,7 +101,8 @@ class Effect:
     def from_json(cls, data: Mapping[str, Any]) -> Effect:
         """Read what `to_json` wrote."""
         shares = {str(k): (float(a), float(b), float(c)) for k, (a, b, c) in data["shares"].items()}
-        return cls(float(data["damage"]), str(data["method"]), shares, str(data["error"]), float(data["change"]))
+        damage, change = float(data["damage"]), float(data["change"])
+        return cls(damage, str(data["method"]), shares, str(data["error"]), change, str(data["work"]))
 
 
 #: Measures requests, wherever: yields the place of each and its effects, in any order.
@@ -118,7 +125,8 @@ class Survey:
 
     def __init__(self, task: Task, sites: Mapping[str, Site], coder: Step | None) -> None:
         self.task, self.sites, self.coder = task, dict(sites), coder
-        self._context = Context(task, self.sites, 0)
+        # What techniques compute for layers is found again by trials, which read the same folder.
+        self._context = Context(task, self.sites, 0, LayerCache(modules=ModuleForm()))
 
     @cached_property
     def units(self) -> dict[str, Unit]:
@@ -159,7 +167,7 @@ class Survey:
         if entry.stage in (Stage.CONTAINER, Stage.RECOVERY) or not isinstance(entry, Compressor):
             return Effect()
         try:
-            if site.kind in LAYER_KINDS and entry.stage in (Stage.OPERATOR, Stage.MASK, Stage.NUMERIC):
+            if self.is_layers(entry, site):
                 found = self._of_layer(entry, site, setting, fisher)
             else:
                 found = self._of_model(entry, site, setting, fisher)
@@ -167,6 +175,26 @@ class Survey:
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
             return Effect(error=f"{type(error).__name__}: {reason[:200]}")
+
+    @staticmethod
+    def is_layers(entry: Compressor, site: Site) -> bool:
+        """Whether a technique changes nothing but single layers at a site, each by itself."""
+        return site.kind in LAYER_KINDS and entry.stage in (Stage.OPERATOR, Stage.MASK, Stage.NUMERIC)
+
+    def applied(self, site_name: str, setting: Setting) -> tuple[Draft, bool]:
+        """Return a draft after a setting, and whether nothing but the site's layers counts in it.
+
+        Raises
+        ------
+        ValueError, RuntimeError, PressError
+            If the step can't be applied.
+        """
+        entry, site = compressor(setting.technique), self.sites[site_name]
+        if self.is_layers(entry, site):
+            return self._alone(entry, site, setting), True
+        draft = Draft.of(self.task.model)
+        apply_step(entry, draft, setting.step(site_name), self._context)
+        return draft, False
 
     def divergence(self, *steps: Step) -> float:
         """Return how far steps together really move the outputs, in the unit of `Effect.damage`; 0 for no steps.
@@ -178,13 +206,14 @@ class Survey:
         """
         draft = Draft.of(self.task.model)
         for step in steps:
-            apply_step(_compressor(step.technique), draft, step, self._context)
+            apply_step(compressor(step.technique), draft, step, self._context)
         return self._divergence(draft.model)
 
     # --- one layer -----------------------------------------------------------------------------------------
 
     def _of_layer(self, entry: Compressor, site: Site, setting: Setting, fisher: Fisher) -> Effect:
-        draft = self._applied(entry, site, setting)
+        draft = self._alone(entry, site, setting)
+        work = self._work(setting, *((self.task.model.get_submodule(m), draft.module(m)) for m in site.members))
         macs = self._macs(draft, site) if entry.stage is Stage.OPERATOR else 1.0
         bits = self._bits(draft, site)
         dense = dense_weights(draft, site, self.task.model)
@@ -195,11 +224,11 @@ class Survey:
         if dense is None:
             whole = Draft.of(self.task.model)
             apply_step(entry, whole, setting.step(site.name), self._context)
-            return Effect(self._divergence(whole.model), "outputs", shares)
+            return Effect(self._divergence(whole.model), "outputs", shares, work=work)
         damage, change = _quadratic(dense, self.task.model, fisher)
-        return Effect(damage * math.exp(BEYOND * change), "fisher", shares, change=change)
+        return Effect(damage * math.exp(BEYOND * change), "fisher", shares, change=change, work=work)
 
-    def _applied(self, entry: Compressor, site: Site, setting: Setting) -> Draft:
+    def _alone(self, entry: Compressor, site: Site, setting: Setting) -> Draft:
         """Return a draft after the step: of the site alone, or of the model if the technique looks at the rest."""
         try:
             draft = alone(self.task.model, site)
@@ -212,7 +241,7 @@ class Survey:
     def _code(self, draft: Draft) -> None:
         """Let the coder have its say, as for a file."""
         if self.coder is not None:
-            apply_step(_compressor(self.coder.technique), draft, self.coder, self._context)
+            apply_step(compressor(self.coder.technique), draft, self.coder, self._context)
 
     @staticmethod
     def _bits(draft: Draft, site: Site) -> float:
@@ -226,21 +255,32 @@ class Survey:
         for member in site.members:
             if member not in self._inputs:
                 continue
-            inputs = self._inputs[member]
+            inputs, old = self._inputs[member], self.task.model.get_submodule(member)
             after += sum(macs_by_module(draft.module(member), inputs)[0].values())
-            before += sum(macs_by_module(self.task.model.get_submodule(member), inputs)[0].values())
+            try:
+                before += sum(macs_by_module(old, inputs)[0].values())
+            except ModelError:  # it runs only within the model
+                before += self.units[member].macs
         return after / before if before else 1.0
 
     # --- several layers ------------------------------------------------------------------------------------
 
     def _of_model(self, entry: Compressor, site: Site, setting: Setting, fisher: Fisher) -> Effect:
-        draft = Draft.of(self.task.model)
-        apply_step(entry, draft, setting.step(site.name), self._context)
+        draft, _ = self.applied(site.name, setting)
         lost = self._lost(draft, site)
+        work = self._work(setting, (self.task.model, draft.model))
         shares = self._shares(draft)
         if entry.stage is Stage.STRUCTURE and site.name in fisher.channels and lost.any():
-            return Effect(float(fisher.channels[site.name][lost].sum()) / 2, "channels", shares)
-        return Effect(self._divergence(draft.model), "outputs", shares)
+            return Effect(float(fisher.channels[site.name][lost].sum()) / 2, "channels", shares, work=work)
+        return Effect(self._divergence(draft.model), "outputs", shares, work=work)
+
+    @staticmethod
+    def _work(setting: Setting, *pairs: tuple[nn.Module, nn.Module]) -> str:
+        """Return the digest of what modules compute after a setting, given each before and after it."""
+        before, after = (tuple(structure(module, ()) for module in side) for side in zip(*pairs))
+        if None in after:  # it can't be compared
+            return str(setting)
+        return "" if before == after else name_of(after)
 
     def _shares(self, draft: Draft) -> dict[str, tuple[float, float, float]]:
         """Return what is left of each module that changed."""
@@ -278,19 +318,20 @@ class Survey:
         return _run(self.task.model, self._sample)
 
     def _divergence(self, model: nn.Module) -> float:
-        """Return how far outputs are from the original's on a small batch, as a rise of the loss; infinite if they
-        aren't finite.
-
-        For class scores it is the Kullback-Leibler divergence; for other outputs, half their squared distance in
-        units of the outputs' own variance. Batch-norm statistics are estimated anew if that lowers it.
-        """
-        plain = self._distance(model)
+        """Return the `distance` of a model, with batch-norm statistics that are estimated anew if that lowers it."""
+        plain = self.distance(model)
         copied = copy.deepcopy(model)
         if reestimate(copied, self._sample, self.task.loss):
-            return min(plain, self._distance(copied))
+            return min(plain, self.distance(copied))
         return plain
 
-    def _distance(self, model: nn.Module) -> float:
+    def distance(self, model: nn.Module) -> float:
+        """Return how far outputs are from the original's on a small batch, in the unit of `Effect.damage`; infinite if
+        they aren't finite.
+
+        For class scores it is the Kullback-Leibler divergence, the expected rise of the loss; for other outputs, half
+        their squared distance in units of their own variance.
+        """
         ours, theirs = _run(model, self._sample), self._outputs
         if scores_classes(self.task.loss):
             dim = 1
@@ -302,42 +343,8 @@ class Survey:
         return max(0.0, found) if math.isfinite(found) else math.inf
 
 
-class Sample:
-    """A few rows of one layer's weight, on which techniques are applied together to see what bytes they leave.
-
-    Parameters
-    ----------
-    survey
-        For its coder.
-    site
-        The layer.
-    """
-
-    def __init__(self, survey: Survey, site: Site) -> None:
-        self._survey = survey
-        weight = survey.task.model.get_parameter(site.weights[0]).detach()
-        matrix = weight.flatten(1)[:, :SAMPLE]
-        self._weight = matrix[: max(1, SAMPLE // matrix.shape[1])].clone()
-
-    def bytes(self, *settings: Setting) -> int:
-        """Return the bytes of the sample after these settings; one that can't be applied to it counts as nothing."""
-        rows, columns = self._weight.shape
-        layer = nn.Linear(columns, rows, bias=False)
-        with torch.no_grad():
-            layer.weight.copy_(self._weight)
-        site = Site("sample", "linear", ("sample",), ("sample.weight",), (rows, columns))
-        draft = Draft(nn.ModuleDict({"sample": layer}).eval())
-        context = Context(self._survey.task, {**self._survey.sites, "sample": site}, 0)
-        steps = [s.step("sample") for s in settings if s.technique]
-        for step in (*steps, *([self._survey.coder] if self._survey.coder else [])):
-            entry = _compressor(step.technique)
-            if entry.supports(context.sites[step.site]):
-                with suppress(Exception):  # such as a technique that looks at the rest of the model
-                    apply_step(entry, draft, step, context)
-        return packed_bytes(*pack_tensor(draft.parameter("sample.weight").detach(), draft.encoding("sample.weight")))
-
-
-def _compressor(name: str) -> Compressor:
+def compressor(name: str) -> Compressor:
+    """Return the technique of a name."""
     entry = technique(name)
     assert isinstance(entry, Compressor)
     return entry

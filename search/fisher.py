@@ -4,12 +4,15 @@ One pass over calibration data with gradients serves every layer and every techn
 the weights raises the loss by ``1/2 sum F dW^2`` (LeCun et al., "Optimal Brain Damage", NIPS 1989; Fisher in place of
 the Hessian: Theis et al., 2018, arXiv:1801.05787), and removing a channel by half its own Fisher information, which is
 the squared first-order Taylor term (Molchanov et al., CVPR 2019, arXiv:1906.10771).
+
+For class scores that is a rise of the cross-entropy. Gradients of other losses have the unit of the loss squared, which
+says nothing of damage (a thousand times the loss has a million times the information), so these only weigh the outputs:
+damage is half the squared change of the outputs in units of their own variance, as if they were compared.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -40,14 +43,14 @@ class Fisher:
     Attributes
     ----------
     weights
-        Parameter name -> expected squared gradient of the loss, shaped like the parameter.
+        Parameter name -> expected squared gradient, shaped like the parameter.
     channels
         Name of a group or of heads -> (channels,) expected squared derivative by a factor on the channel.
     examples
         On how many examples it rests.
     by_loss
-        False if the task's loss can't be evaluated on the calibration data, so that the squared change of the
-        outputs, in units of their own variance, stands for it.
+        False if the outputs aren't class scores and the task's loss can't be evaluated on the calibration data, so
+        that all outputs count alike.
     """
 
     weights: dict[str, Tensor]
@@ -88,33 +91,33 @@ def measure_fisher(task: Task, sites: Iterable[Site], examples: int = EXAMPLES) 
     wanted = {**named, **readers}
     weights = {name: torch.zeros_like(p) for name, p in named.items()}
     channels = {s.name: torch.zeros(s.shape[0]) for s in coupled}
-    by_loss, softness = _loss_works(task, model), temperature(task)
+    classes, softness = scores_classes(task.loss), temperature(task)
+    by_loss = classes or _loss_works(task, model)
     generator = torch.Generator().manual_seed(0)
-    scale = 1.0 if by_loss else _deviation(task)
-    seen = 0
+    seen, size = 0, 0.0
     for args, target in _micro(task, examples):
         with torch.enable_grad():
             output = model(*args)
-            if by_loss and scores_classes(task.loss):
-                value = F.cross_entropy(output / softness, _drawn(output.detach() / softness, target, generator))
+            if classes:
+                pull = _drawn_pull(output.detach(), target, softness, generator)
             elif by_loss:
-                value = task.loss(output, target)
+                pull = _loss_pull(task, output.detach(), target, generator)
             else:
-                draw = torch.randn(output.shape, generator=generator).to(output.device)
-                value = (output * draw).sum() / len(target) / scale / math.sqrt(output[0].numel())
-            grads = torch.autograd.grad(value, list(wanted.values()), allow_unused=True)
+                pull = torch.randn(output.shape, generator=generator).to(output.device)
+            grads = torch.autograd.grad(output, list(wanted.values()), pull, allow_unused=True)
         by_name = {name: g for name, g in zip(wanted, grads) if g is not None}
-        if not all(x.isfinite().all() for x in (value.detach(), *by_name.values())):
+        if not all(x.isfinite().all() for x in (pull, *by_name.values())):
             continue  # such as a batch of examples that the loss ignores
-        count = len(target)
-        seen += count
-        # The loss is a mean over the examples: its squared gradient is a count-th of the mean squared one.
+        seen += len(target)
+        size += float(pull.square().sum())
         for name in weights.keys() & by_name.keys():
-            weights[name] += by_name[name].square() * count**2
+            weights[name] += by_name[name].square()
         for site in coupled:
-            channels[site.name] += _by_channel(model, site, by_name).square().cpu() * count**2
-    weights = {name: total / max(seen, 1) for name, total in weights.items()}
-    return Fisher(weights, {name: total / max(seen, 1) for name, total in channels.items()}, seen, by_loss)
+            channels[site.name] += _by_channel(model, site, by_name).square().cpu()
+    # A change of the outputs by their standard deviation is a damage of 1/2, whatever the size of the loss's gradients.
+    whole = max(seen, 1) if classes else max(size, torch.finfo(torch.float32).tiny) * _deviation(task) ** 2
+    weights = {name: total / whole for name, total in weights.items()}
+    return Fisher(weights, {name: total / whole for name, total in channels.items()}, seen, by_loss)
 
 
 def _micro(task: Task, examples: int) -> Iterator[Batch]:
@@ -148,21 +151,40 @@ def temperature(task: Task) -> float:
     return softness
 
 
-def _drawn(scores: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
-    """Return classes drawn as the scores say, so that gradients have mean zero; ignored targets stay ignored."""
-    if target.shape != scores[:, 0].shape:
-        return target  # probabilities of classes
-    shares = scores.movedim(1, -1).softmax(-1).flatten(0, -2).cpu()
-    drawn = torch.multinomial(shares, 1, generator=generator).reshape(target.shape).to(target)
-    return torch.where(target == IGNORED, target, drawn)
+def _drawn_pull(output: Tensor, target: Tensor, softness: float, generator: torch.Generator) -> Tensor:
+    """Return the gradient of the summed cross-entropy by class scores, at their temperature, for classes drawn as the
+    scores say, so that gradients have mean zero. What the target ignores stays ignored; NaN if that is all.
+    """
+    scores = (output / softness).requires_grad_()
+    shares = scores.detach().movedim(1, -1).softmax(-1)
+    drawn = torch.multinomial(shares.flatten(0, -2).cpu(), 1, generator=generator).reshape(shares.shape[:-1]).to(target)
+    if target.shape == drawn.shape and not target.is_floating_point():
+        drawn = torch.where(target == IGNORED, target, drawn)
+    value = F.cross_entropy(scores, drawn.long())
+    [pull] = torch.autograd.grad(value, scores)
+    return pull * len(target) / softness + (0 * value).detach()
+
+
+def _loss_pull(task: Task, output: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the gradient of the loss by the outputs, each example's with a sign drawn at random, so that gradients
+    have mean zero. It is always taken on as many examples, so that a mean over them is as good as a sum. NaN if the
+    loss isn't finite.
+    """
+    rows = torch.arange(_MICRO, device=output.device) % len(target)
+    free = output[rows].requires_grad_()
+    value = task.loss(free, target[rows])
+    [pull] = torch.autograd.grad(value, free)
+    signs = torch.randint(0, 2, (len(target), *[1] * (output.ndim - 1)), generator=generator) * 2 - 1
+    return pull[: len(target)] * signs.to(pull) + (0 * value).detach()
 
 
 def _loss_works(task: Task, model: nn.Module) -> bool:
+    """Whether the loss has a gradient by the outputs; one that compares them with themselves has none."""
     args, target = next(_micro(task, 1))
     try:
         with torch.enable_grad():
-            value = task.loss(model(*args), target)
-        return value.requires_grad and math.isfinite(float(value.detach()))
+            pull = _loss_pull(task, model(*args).detach(), target, torch.Generator())
+        return bool(pull.isfinite().all() and pull.any())
     except Exception:
         return False
 

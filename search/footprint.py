@@ -43,7 +43,7 @@ def module_bytes(draft: Draft, modules: Mapping[str, nn.Module], nested: bool = 
     return sizes
 
 
-def shares_left(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, float]:
+def shares_left(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """Return what is left of each module's figure.
 
     Parameters
@@ -68,7 +68,7 @@ def shares_left(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str
     return {path: left[path] / old if old else 1.0 for path, old in before.items()}
 
 
-def _owners(path: str, before: Mapping[str, int]) -> list[str]:
+def _owners(path: str, before: Mapping[str, float]) -> list[str]:
     """Return the module at a path or, if it had nothing, those of the smallest module around it that had something."""
     if before.get(path):
         return [path]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from ..evaluators.latency import Latency
 from ..spaces.space import Space
 from ..spaces.task import Task
 from .effects import Effect, Request
@@ -33,13 +34,20 @@ class Teller(Protocol):
         ...
 
 
-def make_profile(task: Task, space: Space, file_bytes: int, executor: Executor, teller: Teller) -> Profile:
-    """Return the space's profile, measured by an executor's workers where it isn't on disk."""
-    profiler = Profiler(task, space)
-    seconds = profiler.estimate(executor.slots)
+def make_profile(
+    task: Task, space: Space, file_bytes: int, executor: Executor, teller: Teller, latency: Latency | None = None
+) -> Profile:
+    """Return the space's profile, measured by an executor's workers where it isn't on disk.
+
+    If it shall predict a ``latency``, layers are timed here, while the workers have nothing to do.
+    """
+    profiler = Profiler(task, space, latency=latency)
+    seconds, timing = profiler.estimate(executor.slots), profiler.estimate_latency()
     if seconds >= _WORTH_SAYING:
         count = sum(len(r.settings) for r in profiler.missing)
         teller.say(f"measuring the sensitivity of the layers: {count} single steps, about {seconds:.0f} s")
+    if timing >= _WORTH_SAYING:
+        teller.say(f"measuring how long the layers take: about {timing:.0f} s")
     shown = 0.0
 
     def tell(share: float) -> None:
@@ -57,7 +65,8 @@ def make_profile(task: Task, space: Space, file_bytes: int, executor: Executor, 
 def make_sampler(plan: Plan, task: Task, space: Space, baseline: Result, executor: Executor, teller: Teller) -> Sampler:
     """Return the plan's sampler."""
     if plan.sampler == "profile":
-        profile = make_profile(task, space, int(baseline.value("size")), executor, teller)
+        timed = next((m for m in plan.metrics if isinstance(m, Latency)), None)
+        profile = make_profile(task, space, int(baseline.value("size")), executor, teller, timed)
         return ProfileSampler(profile, plan.objectives, plan.quality, baseline, plan.constraints, plan.seed)
     from .optuna_samplers import OptunaSampler  # noqa: PLC0415 - the default sampler doesn't owe Optuna's import time
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 
 from ..spaces.errors import PressError
 from ..spaces.recipe import Step
@@ -30,14 +29,11 @@ class Check:
     rows
         The steps, from the gentlest prediction to the worst.
     measured
-        For each, how far the outputs of the calibration examples really moved, as a rise of the loss.
-    comparable
-        Whether both are in the same unit; only then has `ratio` a meaning.
+        For each, how far the outputs of the calibration examples really moved, in the damage's unit.
     """
 
     rows: tuple[Row, ...]
     measured: tuple[float, ...]
-    comparable: bool
 
     @property
     def correlation(self) -> float | None:
@@ -48,8 +44,8 @@ class Check:
 
     @property
     def ratio(self) -> float | None:
-        """Median of measured over predicted; None where they aren't comparable."""
-        if not self.rows or not self.comparable:
+        """Median of measured over predicted; None if no step was looked at."""
+        if not self.rows:
             return None
         return float(np.median([m / r.damage for r, m in zip(self.rows, self.measured)]))
 
@@ -104,9 +100,7 @@ def check_profile(profile: Profile, survey: Survey) -> Check:
         if math.isfinite(found):
             rows.append(row)
             measured.append(found)
-    # A loss of the user's own and the distance of outputs have nothing but their order in common.
-    comparable = profile.by_loss == (survey.task.loss is F.cross_entropy)
-    return Check(tuple(rows), tuple(measured), comparable)
+    return Check(tuple(rows), tuple(measured))
 
 
 def _spread(rows: Sequence[Row]) -> list[Row]:

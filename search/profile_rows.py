@@ -43,6 +43,11 @@ class Row:
         Multiply-accumulates of one example that are saved.
     error
         Why the step can't be applied, or "".
+    latency_saved
+        Share of the original's latency that is saved, negative where the step costs time; None where no layer was
+        timed.
+    latency_guessed
+        Whether some of the times are by MACs.
     """
 
     site: str
@@ -53,6 +58,8 @@ class Row:
     bytes_saved: int
     macs_saved: int
     error: str = ""
+    latency_saved: float | None = None
+    latency_guessed: bool = False
 
     @property
     def setting(self) -> str:

@@ -10,13 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from ..evaluators.latency import Latency
 from ..spaces.errors import ModelError, SettingError
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from ..spaces.task import Task
 from .effects import Effect, Request
-from .executor import Executor, LocalExecutor, Resources
+from .executor import Resources
+from .executors import start_executor
 from .fisher import Fisher
+from .latency_check import RECIPES, check_latency, estimate_latency_check
+from .layer_latency import timed_metric
 from .profile_check import STEPS, Check, check_profile, estimate_check
 from .sensitivity import Profile, Profiler
 from .trial import Bench
@@ -31,6 +35,7 @@ def profile(
     *,
     executor: str = "local",
     resources: Resources | None = None,
+    latency: bool = False,
     progress: bool = True,
 ) -> Profile:
     """Return the sensitivity profile of a task's model: what every single step saves, and what damage it will do.
@@ -47,6 +52,8 @@ def profile(
         "local", or "ray" to measure on all workers.
     resources
         Ray's address, the number of workers, and the CPUs of each.
+    latency
+        Time every layer on this machine, too, as it is and as the steps leave it, and check what that predicts.
     progress
         Say on standard error what it will cost, and show how far it is.
 
@@ -66,14 +73,23 @@ def profile(
         raise SettingError("space", space, "must be a Space", f"Write Space.from_task(task, {space!r}).")
     space = space if space is not None else Space.from_task(task)
     console = Console(stderr=True, quiet=not progress, highlight=False)
-    found, _ = measure(task, space, executor, resources or Resources(), console, checked=False)
+    timed = timed_metric(["latency"]) if latency else None
+    found, _ = measure(task, space, executor, resources or Resources(), console, timed, checked=False)
     return found
 
 
 def measure(
-    task: Task, space: Space, executor: str, resources: Resources, console: Console, checked: bool = True
+    task: Task,
+    space: Space,
+    executor: str,
+    resources: Resources,
+    console: Console,
+    latency: Latency | None = None,
+    checked: bool = True,
 ) -> tuple[Profile, Check | None]:
-    """Return a profile, and how good its predictions are on a few steps if ``checked``.
+    """Return a profile, and how good its predictions of damage are on a few steps if ``checked``.
+
+    With a ``latency``, it holds a table that predicts it, and how far that is off.
 
     Raises
     ------
@@ -82,17 +98,18 @@ def measure(
     """
     if executor not in ("ray", "local"):
         raise SettingError("executor", executor, "must be 'ray' or 'local'")
-    profiler = Profiler(task, space)
+    profiler = Profiler(task, space, latency=latency)
     bench = Bench(task, space.sites, (), (), max(1, int(resources.cpus)))
+    start = time.perf_counter()
     file_bytes = _file_bytes(bench)
+    saving = time.perf_counter() - start
     if not profiler.missing:  # nothing that is worth starting workers for
         executor = "local"
-    workers = _executor(executor, bench, resources)
+    workers = start_executor(executor, bench, resources)
     try:
         with bench.threaded():
-            cost = profiler.estimate(workers.slots)
-            check_cost = estimate_check(profiler.survey) if checked else None
-        console.print(announcement(profiler, cost, check_cost), soft_wrap=True)
+            text = announcement(profiler, profiler.estimate(workers.slots), saving, checked)
+        console.print(text, soft_wrap=True)
 
         def run(requests: Sequence[Request], fisher: Fisher) -> Iterator[tuple[int, list[Effect]]]:
             return workers.survey(requests, profiler.coder, fisher)
@@ -102,23 +119,42 @@ def measure(
     finally:
         workers.close()
     with bench.threaded():
+        if profiler.layers is not None:
+            found = check_latency(found, profiler.layers, bench)
         return found, check_profile(found, profiler.survey) if checked else None
 
 
-def announcement(profiler: Profiler, seconds: float, check_seconds: float | None) -> str:
-    """Return what measuring will cost, in one sentence."""
+def announcement(profiler: Profiler, seconds: float, saving: float, checked: bool) -> str:
+    """Return what measuring and checking will cost, in one sentence.
+
+    Parameters
+    ----------
+    profiler
+        Before it measures.
+    seconds
+        Its estimate for the single steps.
+    saving
+        Seconds in which the original is saved.
+    checked
+        Whether damages will be checked. A latency always is, once.
+    """
     missing = sum(len(r.settings) for r in profiler.missing)
     whole = profiler.count
     if not whole:
-        text = "the space has no step that changes a layer"
-    elif not missing:
+        return "the space has no step that changes a layer"
+    if not missing:
         text = f"all {whole} single steps are known from an earlier run"
     elif missing < whole:
         text = f"{missing} of {whole} single steps, {duration(seconds)}; the others are known from an earlier run"
     else:
         text = f"{whole} single steps, {duration(seconds)}"
-    if whole and check_seconds is not None:
-        text += f"; a check on {min(STEPS, whole)} of them, {duration(check_seconds)}"
+    if checked:
+        text += f"; a check on {min(STEPS, whole)} of them, {duration(estimate_check(profiler.survey))}"
+    if profiler.layers is not None:
+        timing = profiler.estimate_latency()
+        text += f"; how long the layers take, {duration(timing) if timing else 'known from an earlier run'}"
+        if not profiler.layers.is_checked(profiler.choices):
+            text += f"; a check on {RECIPES} recipes, {duration(estimate_latency_check(saving))}"
     return text
 
 
@@ -136,14 +172,6 @@ def _file_bytes(bench: Bench) -> int:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ModelError(f"the unmodified model can't be saved: {reason}.") from error
-
-
-def _executor(name: str, bench: Bench, resources: Resources) -> Executor:
-    if name == "local":
-        return LocalExecutor(bench)
-    from .ray_executor import RayExecutor  # noqa: PLC0415 - importing Ray takes a second that local runs don't owe
-
-    return RayExecutor(bench, resources)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""Measured effects on disk, one file for a task: a profile is measured once, and an interrupted one goes on.
+"""A profile on disk: it is measured once, and an interrupted one goes on.
 
-A line of JSON for each site; readers ignore a line that is torn or damaged, and measure that site again.
+One file holds the effects of a task's single steps, another one the times of its layers, which depend on the machine.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,56 @@ from ..spaces.recipe import Step
 from ..spaces.task import Task
 from .effects import VERSION, Effect
 
-#: Profiles that are kept; the oldest-used go first.
+#: Files of each kind that are kept; the oldest-used go first.
 KEPT = 32
+#: What the fact is kept under that says how damages were measured. Keys of effects have slashes, others don't.
+_BY_LOSS = "by loss"
+
+
+class Lines:
+    """A dictionary in a file: a line of JSON for each addition. Readers ignore a line that is torn or damaged.
+
+    Parameters
+    ----------
+    content
+        JSON-able; decides which file it is.
+    folder
+        Of the files of this kind; None keeps nothing.
+    """
+
+    def __init__(self, content: Sequence[Any], folder: Path | None) -> None:
+        self.known: dict[str, Any] = {}
+        name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
+        self.file = folder / f"{name}.jsonl" if folder is not None else None
+        if self.file is None:
+            return
+        try:
+            lines = self.file.read_bytes().splitlines()
+            self.file.touch()
+        except OSError:
+            return
+        for line in lines:
+            with suppress(ValueError, TypeError):
+                self.known.update(json.loads(line))
+
+    def add(self, entries: Mapping[str, Any]) -> None:
+        """Keep entries; where the disk is full or read-only, only in memory."""
+        self.known.update(entries)
+        if self.file is None:
+            return
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            if not self.file.exists():
+                self._make_room(sorted(self.file.parent.glob("*.jsonl"), key=lambda f: f.stat().st_mtime))
+            with self.file.open("ab") as file:
+                file.write(b"\n" + json.dumps(entries, separators=(",", ":")).encode() + b"\n")
+        except OSError:
+            self.file = None
+
+    @staticmethod
+    def _make_room(files: Sequence[Path]) -> None:
+        for old in files[: max(0, len(files) - KEPT + 1)]:
+            old.unlink(missing_ok=True)
 
 
 class ProfileStore:
@@ -37,25 +86,9 @@ class ProfileStore:
     """
 
     def __init__(self, task: Task, coder: Step | None, folder: Path | None = None) -> None:
-        self._found: dict[str, Effect] = {}
-        self.file: Path | None = None
-        if folder is None:
-            return
         loss = getattr(task.loss, "__qualname__", type(task.loss).__qualname__)
-        content = [VERSION, LayerCache.none().data_digest(task), str(coder), loss]
-        name = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
-        self.file = folder / "profiles" / f"{name}.jsonl"
-        try:
-            lines = self.file.read_bytes().splitlines()
-            self.file.touch()
-        except OSError:
-            return
-        for line in lines:
-            try:
-                data = json.loads(line)
-                self._found.update({key: Effect.from_json(effect) for key, effect in data.items()})
-            except (ValueError, KeyError, TypeError, AttributeError):
-                continue
+        content = [VERSION, LayerCache.none().data_digest(task), str(coder), loss] if folder is not None else []
+        self.lines = Lines(content, folder / "profiles" if folder is not None else None)
 
     @classmethod
     def usual(cls, task: Task, coder: Step | None) -> ProfileStore:
@@ -70,25 +103,33 @@ class ProfileStore:
 
     def get(self, site: str, setting: Setting) -> Effect | None:
         """Return a known effect."""
-        return self._found.get(self._key(site, setting))
+        with suppress(KeyError, ValueError, TypeError, AttributeError):  # damaged on disk
+            return Effect.from_json(self.lines.known[self._key(site, setting)])
+        return None
 
     def put(self, site: str, effects: Mapping[Setting, Effect]) -> None:
-        """Keep a site's effects; where the disk is full or read-only, only in memory."""
-        entries = {self._key(site, setting): effect for setting, effect in effects.items()}
-        self._found |= entries
-        if self.file is None:
-            return
-        line: dict[str, Any] = {key: effect.to_json() for key, effect in entries.items()}
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            if not self.file.exists():
-                self._make_room(sorted(self.file.parent.glob("*.jsonl"), key=lambda f: f.stat().st_mtime))
-            with self.file.open("ab") as file:
-                file.write(b"\n" + json.dumps(line, separators=(",", ":")).encode() + b"\n")
-        except OSError:
-            self.file = None
+        """Keep a site's effects."""
+        self.lines.add({self._key(site, setting): effect.to_json() for setting, effect in effects.items()})
 
-    @staticmethod
-    def _make_room(files: Sequence[Path]) -> None:
-        for old in files[: max(0, len(files) - KEPT + 1)]:
-            old.unlink(missing_ok=True)
+    def together(self, site: str, pairs: Sequence[tuple[Setting, Setting]]) -> list[float] | None:
+        """Return what was kept of pairs of settings at a site, if all of it was."""
+        found = self.lines.known.get(self._pairs(site, pairs))
+        return [float(x) for x in found] if isinstance(found, list) and len(found) == len(pairs) else None
+
+    def put_together(self, site: str, pairs: Sequence[tuple[Setting, Setting]], factors: Sequence[float]) -> None:
+        """Keep a figure of each of some pairs of settings at a site."""
+        self.lines.add({self._pairs(site, pairs): list(factors)})
+
+    def _pairs(self, site: str, pairs: Sequence[tuple[Setting, Setting]]) -> str:
+        keys = [self._key(site, setting) for pair in pairs for setting in pair]
+        return f"together {hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:24]}"
+
+    @property
+    def by_loss(self) -> bool:
+        """What `Fisher.by_loss` was when the effects were measured."""
+        return bool(self.lines.known.get(_BY_LOSS, True))
+
+    @by_loss.setter
+    def by_loss(self, value: bool) -> None:
+        if self.lines.known.get(_BY_LOSS) != value:
+            self.lines.add({_BY_LOSS: value})

@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ..spaces.errors import SettingError, nearest
-from ..spaces.site import LAYER_KINDS, MODEL, select
+from ..spaces.site import LAYER_KINDS, select
 from ..spaces.space import Space
 from .profile_rows import Row, by_site, cheapest_savings, most_sensitive
-from .sensitivity import Profile
+from .sensitivity import Profile, is_measured
 from .tables import amount
 
 #: Width of a figure, and of a column that holds three of them.
@@ -39,7 +39,7 @@ def narrowed(space: Space, technique: str | None, layers: str) -> set[str]:
     SettingError
         If no site matches, or the space has no such technique, or has it at none of these sites.
     """
-    places = {(d.site, option.technique) for d in space.decisions for option in d.options if d.site != MODEL}
+    places = {(d.site, option.technique) for d in space.decisions if is_measured(d) for option in d.options}
     known, offered = {name for _, name in places}, {site for site, _ in places}
     if technique is not None and technique not in known:
         raise SettingError("technique", technique, "is not among this space's steps", nearest(technique, known))
@@ -105,11 +105,19 @@ def short(count: float) -> str:
     return ("-" if count < 0 else "") + f"{size:.{digits}f}{prefix}"
 
 
+def percent(share: float | None) -> str:
+    """Return a share of a whole in at most five characters: 3.1%, 42%, -0.2%, 0%; a dash where it isn't known."""
+    if share is None:
+        return "–"
+    value = 100 * share
+    return f"{value:.1f}%" if 0.05 <= abs(value) < 9.95 else f"{value:.0f}%".replace("-0%", "0%")
+
+
 def profile_tables(profile: Profile, rows: Sequence[Row], width: int) -> Iterator[Table]:
     """Yield tables of ``rows`` no wider than ``width`` characters; techniques that don't fit go into a further one.
 
-    Each cell has up to three lines, of the gentlest, the middle and the strongest setting: the damage, the bytes saved
-    and (where any are) the MACs saved.
+    Each cell has up to four lines, of the gentlest, the middle and the strongest setting: the damage, the bytes saved
+    and (where any are) the MACs and the share of the latency saved.
     """
     shades = Shades.of(profile.rows())
     for title, chosen in _parts(profile, rows):
@@ -158,7 +166,8 @@ def _parts(profile: Profile, rows: Sequence[Row]) -> Iterator[tuple[str, list[Ro
     for kind in dict.fromkeys(kinds.values()):
         chosen = [r for r in rows if kinds[r.site] == kind]
         if chosen:
-            yield {"group": "groups of coupled channels", "heads": "heads"}.get(kind, f"{kind}s"), chosen
+            names = {"group": "groups of coupled channels", "heads": "heads", "model": "the model as a whole"}
+            yield names.get(kind, f"{kind}s"), chosen
 
 
 def _table(title: str) -> Table:
@@ -178,9 +187,14 @@ def _fill(table: Table, profile: Profile, cells: Sequence[tuple[str, list[list[R
         kind = profile.choices.space.sites[site].kind
         held = profile.held(site)
         about = (Text(shortened(site)), kind, short(held.bytes), f"{100 * held.macs / macs:.0f} %")
-        with_macs = any(r.macs_saved for rows in groups for r in rows)
-        lines = Text("damage\nbytes" + ("\nMACs" if with_macs else ""))
-        table.add_row(*about, lines, *[_cell(rows, shades, with_macs) for rows in groups])
+        every = [r for rows in groups for r in rows]
+        further = []
+        if any(r.macs_saved for r in every):
+            further.append("MACs")
+        if any(r.latency_saved for r in every):
+            further.append("time")
+        lines = Text("\n".join(("damage", "bytes", *further)))
+        table.add_row(*about, lines, *[_cell(rows, shades, further) for rows in groups])
 
 
 def shortened(name: str, longest: int = _NAME) -> str:
@@ -199,16 +213,20 @@ def _three(rows: list[Row]) -> list[Row]:
     return [rows[i] for i in dict.fromkeys((0, len(rows) // 2, len(rows) - 1))] if rows else []
 
 
-def _cell(rows: list[Row], shades: Shades, with_macs: bool) -> Text:
-    """Return the lines of some settings of a technique at a site."""
+def _cell(rows: list[Row], shades: Shades, further: Sequence[str]) -> Text:
+    """Return the lines of some settings of a technique at a site: damages, bytes, and what else there is to show."""
     if not rows:
         return Text()
     damages = [Text(f"{damage_text(r.damage):>{_FIGURE}}", style=shades.colour(r.damage)) for r in rows]
     lines = [Text(" ").join(damages)]
-    for saved in ([r.bytes_saved for r in rows], [r.macs_saved for r in rows] if with_macs else []):
-        if saved:
-            texts = ["–" if row.error else short(count) for row, count in zip(rows, saved)]
-            lines.append(Text(" ".join(f"{text:>{_FIGURE}}" for text in texts), style="dim"))
+    saved = {
+        "bytes": [short(r.bytes_saved) for r in rows],
+        "MACs": [short(r.macs_saved) for r in rows],
+        "time": [percent(r.latency_saved) for r in rows],
+    }
+    for name in ("bytes", *further):
+        texts = ["–" if row.error else text for row, text in zip(rows, saved[name])]
+        lines.append(Text(" ".join(f"{text:>{_FIGURE}}" for text in texts), style="dim"))
     return Text("\n").join(lines)
 
 
@@ -232,12 +250,16 @@ def _heading(name: str, each: Sequence[list[Row]]) -> tuple[Text, str]:
 
 def legend(profile: Profile) -> Text:
     """Return what the figures and colours of the tables mean."""
-    text = Text("damage: predicted rise of the loss if the step is applied alone; of all steps the ")
+    damage = "rise of the loss" if profile.classes else "change of the outputs"
+    text = Text(f"damage: predicted {damage} if the step is applied alone; of all steps the ")
     for colour, words in zip(_COLOURS, ("least harmful", "second", "middle", "fourth", "most harmful")):
         text.append(words, style=colour).append(", " if colour != _COLOURS[-1] else " fifth")
+    if not profile.classes:
+        text.append(". It is half the squared change, in units of the outputs' variance")
     if not profile.by_loss:
-        text.append(". The loss can't be evaluated on this data: the change of the outputs stands for it")
-    return text.append(". Beside each layer its bytes and share of the MACs; in the cells, what the step saves")
+        text.append(". The loss can't be evaluated on this data: all outputs count alike")
+    text.append(". Beside each layer its bytes and share of the MACs; in the cells, what the step saves")
+    return text.append(", of the time in percent" if profile.latency is not None else "")
 
 
 def ranking_lines(profile: Profile, rows: Sequence[Row]) -> Iterator[Text]:

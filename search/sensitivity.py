@@ -10,20 +10,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
 
+from ..compressors.distillation.losses import scores_classes
+from ..evaluators.latency import Latency
 from ..spaces.choices import Choices, Setting
+from ..spaces.decision import Decision
 from ..spaces.recipe import Step
-from ..spaces.site import LAYER_KINDS, MODEL
+from ..spaces.site import LAYER_KINDS
 from ..spaces.space import Space
 from ..spaces.stage import Stage
 from ..spaces.task import Task
-from .effects import Effect, Request, Sample, Survey, Surveyor, Unit
+from .effects import Effect, Request, Survey, Surveyor, Unit
 from .fisher import EXAMPLES, Fisher, measure_fisher
+from .latency_table import LatencyTable
+from .layer_latency import LayerLatency
 from .profile_rows import Row
 from .profile_store import ProfileStore
+from .sample import Sample
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,12 @@ class Profile:
     together
         (mask setting, number format) -> bytes of both together, as a multiple of the product of their shares.
     by_loss
-        Whether damages are rises of the task's loss.
+        False if the task's loss can't be evaluated on the calibration data; see `Fisher`.
+    classes
+        Whether outputs are class scores, so that damages are rises of the loss. Others are half the squared change of
+        the outputs, in units of their own variance.
+    latency
+        How long the original's modules take, and what each setting leaves of that; None if nobody asked.
     seconds
         That measuring took in this session; next to nothing if it was read from disk.
     """
@@ -54,6 +66,8 @@ class Profile:
     file_bytes: int
     together: Mapping[tuple[Setting, Setting], float] = field(default_factory=dict)
     by_loss: bool = True
+    classes: bool = True
+    latency: LatencyTable | None = None
     seconds: float = 0.0
 
     @cached_property
@@ -70,19 +84,27 @@ class Profile:
         macs = sum(self.units[p].macs * (1 - s[1]) for p, s in effect.shares.items() if p in self.units)
         return round(size), round(macs)
 
+    def time_saved(self, site: str, effect: Effect) -> tuple[float | None, bool]:
+        """Return the share of the original's latency that a setting saves alone, None where no layer was timed; and
+        whether some of it is by MACs.
+        """
+        if self.latency is None or effect.error:
+            return None, False
+        return self.latency.saved(site, effect), self.latency.is_guess(site, effect)
+
     def rows(self) -> list[Row]:
         """Return one row a site and setting, in the model's order and from the gentlest setting to the strongest.
 
-        What acts on the model as a whole (coding of the file, recovery training) has none.
+        What is no compression of layers (coding of the file, recovery training) has none.
         """
         found = []
         for place, (decision, settings) in enumerate(zip(self.choices.decisions, self.choices.settings)):
             for number, (setting, effect) in enumerate(zip(settings, self.effects[place]), 1):
-                if decision.site != MODEL:
+                if is_measured(decision):
                     damage, saved = float(self.damage[place][number]), self.saved(place, number)
                     row = Row(
                         decision.site, setting.technique, dict(setting.params), damage, effect.method, *saved,
-                        effect.error,
+                        effect.error, *self.time_saved(decision.site, effect),
                     )  # fmt: skip
                     found.append(row)
         order = {name: place for place, name in enumerate(self.choices.space.sites)}
@@ -95,6 +117,8 @@ class Profile:
             "file_bytes": self.file_bytes,
             "macs": sum(unit.macs for unit in self.units.values()),
             "by_loss": self.by_loss,
+            "unit": "loss" if self.classes else "variance of the outputs",
+            "latency": self.latency.to_json() if self.latency is not None else None,
             "sites": [
                 {"name": s.name, "kind": s.kind, "shape": list(s.shape), **vars(self.held(s.name))} for s in sites
             ],
@@ -104,7 +128,8 @@ class Profile:
     def held(self, site: str) -> Unit:
         """Return the bytes and MACs of a site's layers in the original."""
         members = self.choices.space.sites[site].members
-        inside = [u for path, u in self.units.items() if any(path == m or path.startswith(f"{m}.") for m in members)]
+        whole = "" in members
+        inside = [u for path, u in self.units.items() if whole or any(f"{path}.".startswith(f"{m}.") for m in members)]
         return Unit(sum(u.bytes for u in inside), sum(u.macs for u in inside))
 
 
@@ -117,21 +142,26 @@ class Profiler:
         What is searched.
     store
         What is known already, and where what is measured is kept; by default in this machine's cache folder.
+    latency
+        The evaluator of which a table is measured, on this machine; None for no table.
     """
 
-    def __init__(self, task: Task, space: Space, store: ProfileStore | None = None) -> None:
+    def __init__(
+        self, task: Task, space: Space, store: ProfileStore | None = None, latency: Latency | None = None
+    ) -> None:
         self.task, self.space = task, space
         self.choices = Choices(space)
         self.coder = coder_of(self.choices)
         self.store = store if store is not None else ProfileStore.usual(task, self.coder)
         self.survey = Survey(task, space.sites, self.coder)
+        self.layers = LayerLatency(self.survey, latency) if latency is not None else None
 
     @cached_property
     def missing(self) -> list[Request]:
         """The settings at each site that nobody has measured yet; the sites with most work first."""
         found: dict[str, list[Setting]] = {}
         for decision, settings in zip(self.choices.decisions, self.choices.settings):
-            if decision.site != MODEL:
+            if is_measured(decision):
                 todo = [s for s in settings if self.store.get(decision.site, s) is None]
                 found.setdefault(decision.site, []).extend(todo)
         requests = [Request(site, tuple(settings)) for site, settings in found.items() if settings]
@@ -141,14 +171,14 @@ class Profiler:
     def count(self) -> int:
         """How many single steps the space has, known ones included."""
         found = zip(self.choices.decisions, self.choices.settings)
-        return sum(len(settings) for d, settings in found if d.site != MODEL)
+        return sum(len(settings) for d, settings in found if is_measured(d))
 
     def _weight(self, request: Request) -> float:
         """Return how long a site takes beside others, roughly: a step costs something however small the layer is."""
         return len(request.settings) * (1e5 + self.space.sites[request.site].bytes)
 
     def estimate(self, workers: int = 1) -> float:
-        """Return about how many seconds `measure` will take, from trying one gradient and one setting of a layer."""
+        """Return about how many seconds `measure` will take for effects, from trying one gradient and one setting."""
         if not self.missing:
             return 0.0
         start = time.perf_counter()
@@ -163,6 +193,28 @@ class Profiler:
         pace = (time.perf_counter() - start) / self._weight(one)
         examples = min(EXAMPLES, sum(len(target) for _, target in self.task.calibration))
         return gradient * examples / 8 + pace * sum(map(self._weight, self.missing)) / workers
+
+    def estimate_latency(self) -> float:
+        """Return about how many seconds `measure` will take for the latency table, 0 if it is known or not wanted.
+
+        Steps that nobody has applied yet are taken to change what is computed if their stage lets them.
+        """
+        if self.layers is None:
+            return 0.0
+        steps = len(self.layers.missing(self.choices, self._known))
+        stages = (Stage.TOPOLOGY, Stage.STRUCTURE, Stage.OPERATOR)
+        for decision, settings in zip(self.choices.decisions, self.choices.settings):
+            if decision.stage in stages:
+                steps += sum(self.store.get(decision.site, s) is None for s in settings)
+        return self.layers.estimate(steps)
+
+    @property
+    def _known(self) -> tuple[tuple[Effect, ...], ...]:
+        """The effects, of which those that aren't measured (yet) change nothing."""
+        return tuple(
+            tuple(self.store.get(d.site, s) or Effect() for s in settings)
+            for d, settings in zip(self.choices.decisions, self.choices.settings)
+        )
 
     def measure(
         self, file_bytes: int, run: Surveyor | None = None, tell: Callable[[float], None] = lambda _: None
@@ -179,23 +231,30 @@ class Profiler:
             Called with the share of the work that is done.
         """
         start = time.perf_counter()
-        by_loss = True
+        first = 0.0 if not self.missing else 1.0 if self.layers is None else 0.5
         if self.missing:
             fisher = measure_fisher(self.task, self.space.sites.values())
-            by_loss = fisher.by_loss
+            self.store.by_loss = fisher.by_loss
             requests = list(self.missing)
             whole, done = sum(map(self._weight, requests)), 0.0
             for index, effects in (run or self._here)(requests, fisher):
                 self.store.put(requests[index].site, dict(zip(requests[index].settings, effects)))
                 done += self._weight(requests[index])
-                tell(done / whole)
-        known = tuple(
-            tuple(self.store.get(d.site, s) or Effect() for s in settings)
-            for d, settings in zip(self.choices.decisions, self.choices.settings)
+                tell(first * done / whole)
+        known, latency = self._known, None
+        if self.layers is not None:
+            latency = self.layers.table(self.choices, known, lambda share: tell(first + (1 - first) * share))
+        return Profile(
+            self.choices,
+            known,
+            self.survey.units,
+            file_bytes,
+            self.together(),
+            self.store.by_loss,
+            scores_classes(self.task.loss),
+            latency,
+            time.perf_counter() - start,
         )
-        together = self.together()
-        seconds = time.perf_counter() - start
-        return Profile(self.choices, known, self.survey.units, file_bytes, together, by_loss, seconds)
 
     def _here(self, requests: Sequence[Request], fisher: Fisher) -> Iterator[tuple[int, list[Effect]]]:
         for index, request in enumerate(requests):
@@ -210,14 +269,23 @@ class Profiler:
         layers = [s for s in self.space.sites.values() if s.kind in LAYER_KINDS]
         if not masks or not formats or not layers:
             return {}
-        sample = Sample(self.survey, max(layers, key=lambda s: s.bytes))
-        alone = {s: sample.bytes(s) for s in (Setting(""), *masks, *formats)}
-        whole = alone[Setting("")]
-        return {(m, f): sample.bytes(m, f) * whole / (alone[m] * alone[f]) for m in masks for f in formats}
+        pairs, largest = list(product(masks, formats)), max(layers, key=lambda s: s.bytes)
+        factors = self.store.together(largest.name, pairs)
+        if factors is None:
+            sample = Sample(self.survey, largest)
+            alone = {s: sample.bytes(s) for s in (Setting(""), *masks, *formats)}
+            factors = [sample.bytes(m, f) * alone[Setting("")] / (alone[m] * alone[f]) for m, f in pairs]
+            self.store.put_together(largest.name, pairs, factors)
+        return dict(zip(pairs, factors))
 
     def _distinct(self, stage: Stage) -> list[Setting]:
         found = zip(self.choices.decisions, self.choices.settings)
         return list(dict.fromkeys(s for d, settings in found if d.stage is stage for s in settings))
+
+
+def is_measured(decision: Decision) -> bool:
+    """Whether the steps of a decision compress layers, so that they have effects to be measured."""
+    return decision.stage not in (Stage.CONTAINER, Stage.RECOVERY)
 
 
 def coder_of(choices: Choices) -> Step | None:

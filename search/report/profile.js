@@ -13,6 +13,8 @@ const lowest = known.length ? Math.max(Math.floor(Math.log10(Math.min(...known))
 const chosen = { site: "", technique: "", saving: "bytes" };
 
 const colours = () => (dark.matches && !matchMedia("print").matches ? DARK : LIGHT);
+const SAVED = { bytes: "bytes", macs: "MACs", latency: "latency" };
+const percent = (n) => `${Number(n.toPrecision(2))} %`;
 const exact = (n) => n.toLocaleString("en");
 const figureText = (d) => (d === null ? "–" : d === 0 ? "0" : d < 0.001 ? d.toExponential(2) : String(Number(d.toPrecision(3))));
 
@@ -33,7 +35,9 @@ function rowText(row) {
   const lines = [`<b>${escaped(row.site)}</b> ${escaped(site.kind)}`, escaped(`${row.technique} ${row.setting}`)];
   if (row.error) return [...lines, escaped(`can’t be applied: ${row.error.slice(0, 90)}`)].join("<br>");
   lines.push(`damage ${figureText(row.damage)}`, `saves ${exact(row.bytes)} B${part(row.bytes, site.bytes)}`);
-  lines.push(`saves ${exact(row.macs)} MACs${part(row.macs, site.macs)}`, escaped(row.method));
+  lines.push(`saves ${exact(row.macs)} MACs${part(row.macs, site.macs)}`);
+  if (row.latency !== null) lines.push(`saves ${percent(row.latency)} of the latency${row.guessed ? " (by MACs: not timed)" : ""}`);
+  lines.push(escaped(row.method));
   return lines.join("<br>");
 }
 
@@ -131,7 +135,7 @@ function traces(rows) {
 function drawTrade(width) {
   const rows = shown();
   const drawn = rows.filter((r) => r.damage !== null && r[chosen.saving] > 0);
-  const word = chosen.saving === "bytes" ? "bytes" : "MACs";
+  const word = SAVED[chosen.saving];
   const axis = { type: "log", gridcolor: colour("line"), zeroline: false, linecolor: colour("line"), automargin: true };
   const narrow = (width ?? byId("trade").clientWidth) < 500;
   const saved = drawn.map((r) => r[chosen.saving]);
@@ -141,8 +145,8 @@ function drawTrade(width) {
   if (byId("steps").open) fillTable();
   return Plotly.react("trade", traces(drawn), {
     ...base(), width, margin: { l: 60, r: 16, t: 10, b: 52 },
-    xaxis: { ...axis, title: { text: `${word} saved (more is better)`, standoff: 12 }, tickformat: ".2~s", nticks: narrow ? 4 : 8, minorloglabels: "complete", dtick: decades > 1 ? (narrow ? 1 : "D2") : null },
-    yaxis: { ...axis, title: { text: "predicted rise of the loss", standoff: 8 }, exponentformat: "power", dtick: 1 },
+    xaxis: { ...axis, title: { text: `${word} saved${chosen.saving === "latency" ? ", in % of the original’s" : ""} (more is better)`, standoff: 12 }, tickformat: ".2~s", nticks: narrow ? 4 : 8, minorloglabels: "complete", dtick: decades > 1 ? (narrow ? 1 : "D2") : null },
+    yaxis: { ...axis, title: { text: data.unit, standoff: 8 }, exponentformat: "power", dtick: 1 },
     legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemsizing: "constant" }, showlegend: true,
   }, config);
 }
@@ -150,7 +154,8 @@ function drawTrade(width) {
 function fillTable() {
   const cell = (text) => make("td", { class: "figure" }, text);
   byId("step-rows").replaceChildren(...shown().map((r) => make("tr", {}, make("td", {}, make("code", {}, r.site)),
-    make("td", {}, `${r.technique} ${r.setting}`), cell(r.error ? "fails" : figureText(r.damage)), cell(exact(r.bytes)), cell(exact(r.macs)))));
+    make("td", {}, `${r.technique} ${r.setting}`), cell(r.error ? "fails" : figureText(r.damage)), cell(exact(r.bytes)), cell(exact(r.macs)),
+    ...(data.latency ? [cell(r.latency === null ? "–" : percent(r.latency))] : []))));
 }
 
 function draw(width) {

@@ -53,8 +53,9 @@ def render_profile(profile: Profile, check: Check | None, about: Mapping[str, An
     rows = profile.rows()
     space, varying = profile.choices.space, _varying(rows)
     techniques = [{"name": name, "params": params} for name, params in varying.items()]
+    client = {"sites": _sites(profile, rows), "techniques": techniques, "rows": _rows(rows, varying)}
     view = {
-        "client": {"sites": _sites(profile, rows), "techniques": techniques, "rows": _rows(rows, varying)},
+        "client": client | {"latency": profile.latency is not None, "unit": _unit(profile)},
         "title": about["name"],
         "version": about["version"],
         "command": about["command"],
@@ -72,6 +73,8 @@ def render_profile(profile: Profile, check: Check | None, about: Mapping[str, An
         "cheapest": [_saving(r, profile) for r in cheapest_savings(rows)[:_RANKED]],
         "methods": _methods(rows),
         "by_loss": profile.by_loss,
+        "classes": profile.classes,
+        "latency": _latency(profile),
         "check": _check(check) if check is not None and check.rows else None,
         "file": show(profile.file_bytes, "bytes"),
     }
@@ -82,6 +85,31 @@ def damage(value: float | None) -> str:
     """Return a damage to three digits; an en dash where there is none."""
     found = number(value)
     return "–" if found is None else f"{found:.3g}".replace("e-0", "e-")
+
+
+def _unit(profile: Profile) -> str:
+    """Return what a damage is."""
+    return "predicted rise of the loss" if profile.classes else "predicted change of the outputs"
+
+
+def _latency(profile: Profile) -> dict[str, Any] | None:
+    """Return what the page says of the layers' times."""
+    if profile.latency is None:
+        return None
+    table = profile.latency
+    slowest = sorted(table.units.items(), key=lambda item: -item[1])[:_RANKED]
+    return {
+        "summary": table.summary,
+        "milliseconds": f"{table.milliseconds:.3g}",
+        "fixed": share(table.fixed),
+        "slowest": [{"path": path or "the model itself", "share": share(part)} for path, part in slowest],
+        "recipes": [{"predicted": f"{p:.3f}", "measured": f"{m:.3f}"} for p, m in table.checked],
+    }
+
+
+def share(part: float) -> str:
+    """Return a share of the whole in percent, to two digits."""
+    return f"{100 * part:.2g} %"
 
 
 def _sites(profile: Profile, rows: Sequence[Row]) -> list[dict[str, Any]]:
@@ -112,6 +140,8 @@ def _rows(rows: Sequence[Row], varying: Mapping[str, Sequence[str]]) -> list[dic
             "damage": number(r.damage),
             "bytes": r.bytes_saved,
             "macs": r.macs_saved,
+            "latency": None if r.latency_saved is None else number(100 * r.latency_saved),
+            "guessed": r.latency_guessed,
             "method": METHODS.get(r.method, r.method),
             "error": r.error,
         }
@@ -149,4 +179,4 @@ def _check(check: Check) -> dict[str, Any]:
         }
         for r, m in zip(check.rows, check.measured)
     ]
-    return {"summary": check.summary, "steps": steps, "comparable": check.comparable}
+    return {"summary": check.summary, "steps": steps}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from paretopress.search import profile
 from paretopress.search.effects import Effect
 from paretopress.search.examples.digits import task as digits
+from paretopress.search.latency_table import LatencyTable
 from paretopress.search.profile_check import check_profile
 from paretopress.search.report.profile_data import render_profile
 from paretopress.search.sensitivity import Profile, Profiler
@@ -57,7 +58,17 @@ def found(task: Task) -> Profile:
     found = profile(task, space, progress=False)
     effects = [list(e) for e in found.effects]
     effects[next(i for i, d in enumerate(space.decisions) if d.site.endswith(".fc"))][0] = Effect(error=EVIL)
-    return replace(found, effects=tuple(map(tuple, effects)))
+    block = "a_network_within_another.block1"
+    gone = {path: 0.0 for path in found.units if path.startswith(block)}
+    times = {"": 0.25, f"{block}.conv1": 0.2}
+    left = {
+        LatencyTable.key(d.site, e): gone
+        for d, own in zip(space.decisions, effects)
+        for e in own
+        if d.site == f"block:{block}"
+    }
+    table = LatencyTable("latency", 1, 1.5, times, left, checked=((0.9, 1.0),))
+    return replace(found, effects=tuple(map(tuple, effects)), latency=table)
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +137,22 @@ def test_a_cell_selects_its_site_in_the_chart(page: Page, found: Profile) -> Non
     expect(page.locator("#step-rows tr").first).to_contain_text(f"{steps[-3].bytes_saved:,}")
     page.select_option("#saving", "macs")
     expect(page.locator("#left-out")).to_contain_text("save no MACs")
+    page.select_option("#saving", "latency")
+    expect(page.locator("#left-out")).to_contain_text("save no latency")
+
+
+def test_times_of_layers_are_shown(page: Page, found: Profile) -> None:
+    """With a latency table the chart, the table of steps and a card of their own say where the time goes."""
+    faster = [r for r in found.rows() if r.latency_saved and r.latency_saved > 0]
+    assert {r.technique for r in faster} == {"depth", "svd"}  # nobody timed the factors: MACs stand for that
+    page.select_option("#saving", "latency")
+    expect(page.locator("#trade .xtitle")).to_contain_text("latency saved, in % of the original’s")
+    expect(page.locator("#trade .scatterlayer .point")).to_have_count(len(faster))
+    page.locator("#steps summary").click()
+    page.select_option("#technique", "depth")
+    expect(page.locator("#step-rows tr").first).to_contain_text("20 %")
+    expect(page.locator("section", has_text="Where the time goes").last).to_contain_text("25 %")
+    assert page.evaluate(OVERFLOW) <= 0
 
 
 def test_a_failing_step_is_marked_and_its_reason_is_text(page: Page, found: Profile) -> None:

@@ -96,10 +96,10 @@ def test_only_one_measures_at_a_time() -> None:
     entered = threading.Event()
 
     def second() -> None:
-        with module._alone():
+        with module.alone():
             entered.set()
 
-    with module._alone():
+    with module.alone():
         other = threading.Thread(target=second)
         other.start()
         assert not entered.wait(0.2)

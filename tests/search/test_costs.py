@@ -11,6 +11,7 @@ import pytest
 from paretopress.search.costs import STEP_BYTES, CostModel, Fitted
 from paretopress.search.effects import Effect, Unit
 from paretopress.search.examples.digits import task as digits
+from paretopress.search.latency_table import LatencyTable
 from paretopress.search.profile_store import ProfileStore
 from paretopress.search.sensitivity import Profile, Profiler
 from paretopress.search.trial import Bench, metrics_for
@@ -192,6 +193,59 @@ def test_other_metrics_are_learnt_from_trials() -> None:
     fitted.learn(costs.hot(genomes), genomes, values, ["size", "latency"])
     after = fitted.predict(known)["latency"]
     assert np.abs(np.log(after / latency)).mean() < 0.3 * np.abs(np.log(before / latency)).mean()
+
+
+def with_table() -> Profile:
+    """Return the profile by hand with a latency table: a module of its own, and half of the time in none."""
+    profile = by_hand()
+    effects = tuple(
+        tuple(replace(e, work=d.name) if d.stage in (Stage.TOPOLOGY, Stage.STRUCTURE) else e for e in own)
+        for d, own in zip(profile.choices.decisions, profile.effects)
+    )
+    left = {
+        "block:b/block:b/topology": {"b.fc": 0.0, "b": 0.0},
+        "group:a/group:a/structure": {"a": 0.5, "b.fc": 0.8, "elsewhere": 0.1},
+    }
+    table = LatencyTable("latency", 1, 2.0, {"a": 0.2, "b.fc": 0.25, "b": 0.05}, left)
+    return replace(profile, effects=effects, latency=table)
+
+
+def test_latency_is_that_of_the_table() -> None:
+    """Shares of layers multiply, what is in no layer stays, and bytes and MACs are what they are without a table."""
+    profile = with_table()
+    costs, plain = CostModel(profile), CostModel(by_hand())
+    assert costs.metrics == (*plain.metrics, "latency")
+    expected = {
+        (): 1.0,
+        ("a_mask", "a_numeric"): 1.0,
+        ("group_structure",): 0.5 + 0.1 + 0.2 + 0.05,
+        ("block_topology",): 0.5 + 0.2,
+        ("block_topology", "group_structure"): 0.5 + 0.1,
+    }
+    for chosen, value in expected.items():
+        genome = row(profile, **dict.fromkeys(chosen, 1))
+        predicted = costs.predict(genome)[0]
+        assert predicted[-1] == pytest.approx(value)
+        assert predicted[:-1] == pytest.approx(plain.predict(genome)[0])
+
+
+def test_trials_correct_the_table() -> None:
+    """Before any trial the table is believed as it is; a bias that trials show is learnt from them."""
+    profile = with_table()
+    costs = CostModel(profile)
+    rng = np.random.default_rng(0)
+    genomes = profile.choices.legal(rng.integers(profile.choices.counts, size=(60, len(profile.choices))))
+    known = costs.predict(genomes)
+    fitted = Fitted(costs, {"latency": 1.02, "speed": 3.0})
+    before = fitted.predict(known)
+    assert before["latency"] == pytest.approx(1.02 * known[:, -1])
+    assert before["speed"] == pytest.approx(3.0 * (known[:, 1] / known[:, 1].max()) ** 0.5)
+    real = 1.02 * known[:, -1] ** 0.7
+    fitted.learn(costs.hot(genomes), genomes, np.stack([real, np.full(60, np.nan)], 1), ["latency", "speed"])
+    after = fitted.predict(known)
+    wrong = [np.abs(np.log(found["latency"] / real)).mean() for found in (before, after)]
+    assert wrong[1] < 0.4 * wrong[0]
+    assert after["speed"] == pytest.approx(before["speed"])
 
 
 def test_nothing_to_learn_changes_nothing() -> None:

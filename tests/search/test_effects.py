@@ -15,10 +15,11 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from paretopress.evaluators.macs import macs_by_module
-from paretopress.search.effects import Effect, Request, Sample, Survey
+from paretopress.search.effects import Effect, Request, Survey
 from paretopress.search.examples.digits import DigitsNet
 from paretopress.search.examples.digits import task as digits
 from paretopress.search.fisher import Fisher, measure_fisher
+from paretopress.search.sample import Sample
 from paretopress.search.sensitivity import coder_of
 from paretopress.search.trial import Bench
 from paretopress.spaces.choices import Choices, Setting

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,16 +16,18 @@ from torch import nn
 
 from paretopress.compressors.base import Compressor, LayerCompressor, register
 from paretopress.compressors.draft import Context, Draft
-from paretopress.search.effects import Effect, Sample, Survey
+from paretopress.search.effects import Effect, Survey
 from paretopress.search.examples.digits import task as digits
 from paretopress.search.fisher import Fisher, measure_fisher
+from paretopress.search.sample import Sample
 from paretopress.spaces.catalogue import REGISTRY
-from paretopress.spaces.choices import Setting
+from paretopress.spaces.choices import Choices, Setting
 from paretopress.spaces.knob import Knob
 from paretopress.spaces.metric import Metric
 from paretopress.spaces.recipe import Step
 from paretopress.spaces.site import MODEL, Site
 from paretopress.spaces.sites import find_sites
+from paretopress.spaces.space import Space
 from paretopress.spaces.stage import Stage
 from paretopress.spaces.task import Task
 
@@ -224,6 +227,38 @@ def test_regression_is_compared_in_units_of_its_outputs() -> None:
 
     assert damage(1.0) > 0
     assert damage(1000.0) == pytest.approx(damage(1.0), rel=1e-3)
+
+
+def test_size_of_a_regressions_loss_does_not_change_the_ranking() -> None:
+    """Damages by Fisher information and by the outputs have one scale: a thousand times the loss, or its sum, leaves
+    the order of number formats, factors, channels and replacements as it is, and the figures nearly so.
+    """
+    error = Metric("mse", lambda output, target: float((output - target).square().mean()), direction="minimize")
+    losses = {
+        "mean": F.mse_loss,
+        "sum": functools.partial(F.mse_loss, reduction="sum"),
+        "thousandfold": lambda output, target: 1000 * F.mse_loss(output, target),
+    }
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(1))
+    batches = [(x, (x @ torch.linspace(-1, 1, 12).reshape(6, 2)).tanh())]
+    found: dict[str, list[float]] = {}
+    for name, loss in losses.items():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+        task = Task(model, batches, calibration=batches, loss=loss, metric=error)
+        sites = find_sites(task.model, task.example)[0]
+        survey, fisher = Survey(task, {s.name: s for s in sites}, None), measure_fisher(task, sites)
+        choices = Choices(Space.from_task(task, ["integer", "svd", "channels"]))
+        steps = [(d.site, s) for d, settings in zip(choices.decisions, choices.settings) for s in settings[::3]]
+        with technique_of(Squash()):
+            effects = [survey.effect(site, setting, fisher) for site, setting in (*steps, ("0", Setting("squash")))]
+        assert not any(e.error for e in effects)
+        assert {e.method for e in effects} == {"fisher", "channels", "outputs"}
+        found[name] = [e.damage for e in effects]
+    assert max(found["mean"]) > 100 * min(found["mean"]) > 0
+    for damages in found.values():
+        assert np.argsort(damages).tolist() == np.argsort(found["mean"]).tolist()
+        assert damages == pytest.approx(found["mean"], rel=0.01)
 
 
 def test_sample_does_without_a_technique_that_needs_more_than_a_layer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -36,18 +37,23 @@ def singles(x: Tensor, y: Tensor) -> list[tuple[Tensor, Tensor]]:
 
 
 def by_hand(task: Task, names: list[str], loss: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
-    """Return the mean of each example's own squared gradient."""
+    """Return the sum of each example's own squared gradient, per squared gradient by the outputs, and per variance of
+    the outputs.
+    """
     model = copy.deepcopy(task.model)
     total = {name: torch.zeros_like(model.get_parameter(name)) for name in names}
-    count = 0
+    size, outputs = 0.0, []
     for args, target in task.calibration:
         for i in range(len(target)):
             model.zero_grad()
-            loss(model(*(a[i : i + 1] for a in args)), target[i : i + 1]).backward()
-            count += 1
+            outputs.append(model(*(a[i : i + 1] for a in args)))
+            outputs[-1].retain_grad()
+            loss(outputs[-1], target[i : i + 1]).backward()
+            size += float(outputs[-1].grad.square().sum())
             for name in names:
                 total[name] += model.get_parameter(name).grad.square()
-    return {name: value / count for name, value in total.items()}
+    spread = torch.cat(outputs).detach().var(correction=0)
+    return {name: value / size / spread for name, value in total.items()}
 
 
 def robust(output: Tensor, target: Tensor) -> Tensor:
@@ -62,7 +68,7 @@ def network() -> nn.Module:
 
 @pytest.mark.parametrize("loss", [F.mse_loss, robust], ids=["mse", "custom"])
 def test_weights_have_the_mean_squared_gradient(loss: Any) -> None:
-    """With one example a batch the information is exactly the mean of the examples' squared gradients."""
+    """With one example a batch the information is that of the examples' own gradients, in units of the outputs."""
     torch.manual_seed(0)
     task = Task(network(), singles(torch.randn(12, 5), torch.randn(12, 3)), loss=loss, metric=ERROR)
     fisher = measure_fisher(task, sites_of(task))
@@ -112,13 +118,62 @@ def test_temperature_gives_doubt_where_there_is_none() -> None:
 
 
 def test_linear_regression_has_the_known_information() -> None:
-    """For y = wx with squared loss it is the mean of (2 residual x)^2."""
+    """For y = wx with squared loss it is the mean of x^2, weighted with the squared residuals, per variance of y."""
     torch.manual_seed(0)
     x, y = torch.randn(20, 4), torch.randn(20, 1)
     task = Task(nn.Linear(4, 1), singles(x, y), loss=F.mse_loss, metric=ERROR)
-    residual = task.model(x).detach() - y
+    outputs = task.model(x).detach()
+    residual = outputs - y
     fisher = measure_fisher(task, [Site("all", "linear", ("",), ("weight",), (1, 4))])
-    assert torch.allclose(fisher.weights["weight"], (2 * residual * x).square().mean(0, keepdim=True), rtol=1e-4)
+    expected = (residual * x).square().sum(0, keepdim=True) / residual.square().sum() / outputs.var(correction=0)
+    assert torch.allclose(fisher.weights["weight"], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 20])
+def test_size_of_the_loss_does_not_count(batch: int) -> None:
+    """A thousand times the loss, its sum in place of its mean, or targets of another unit: the same information."""
+    torch.manual_seed(0)
+    x, y, model = torch.randn(40, 5), torch.randn(40, 3), network()
+
+    def information(loss: Any) -> Tensor:
+        batches = list(zip(x.split(batch), y.split(batch)))
+        task = Task(model, batches, calibration=batches, loss=loss, metric=ERROR)
+        return measure_fisher(task, sites_of(task)).weights["0.weight"]
+
+    plain = information(F.mse_loss)
+    assert torch.allclose(information(lambda output, target: 1000 * F.mse_loss(output, target)), plain, rtol=1e-4)
+    assert torch.allclose(information(functools.partial(F.mse_loss, reduction="sum")), plain, rtol=1e-4)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_regression_has_the_change_of_its_outputs(reduction: str) -> None:
+    """Half the information times a small squared change is how far the outputs move, as it is measured elsewhere."""
+    torch.manual_seed(0)
+    x, y = torch.randn(256, 5), torch.randn(256, 3)
+    loss = functools.partial(F.mse_loss, reduction=reduction)
+    task = Task(network(), [(x, y)], calibration=[(x, y)], loss=loss, metric=ERROR)
+    fisher = measure_fisher(task, sites_of(task))
+    survey = Survey(task, {s.name: s for s in sites_of(task)}, None)
+    for name in ("0.weight", "2.weight"):
+        moved = copy.deepcopy(task.model)
+        change = 0.05 * torch.randn_like(moved.get_parameter(name))
+        with torch.no_grad():
+            moved.get_parameter(name).add_(change)
+            distance = (moved(x) - task.model(x)).square().mean() / task.model(x).var(correction=0) / 2
+        assert float((fisher.weights[name] * change.square()).sum() / 2) == pytest.approx(float(distance), rel=0.5)
+        assert survey.distance(moved) == pytest.approx(float(distance), rel=0.3)
+
+
+def test_a_loss_without_slope_gives_way_to_the_outputs() -> None:
+    """Where the targets are the model's own outputs, the loss says nothing, which isn't to say that nothing matters."""
+    torch.manual_seed(0)
+    model, x = network(), torch.randn(40, 5)
+    y = model(x).detach()
+    task = Task(model, [(x, y)], calibration=[(x, y)], loss=F.mse_loss, metric=ERROR)
+    fisher = measure_fisher(task, sites_of(task))
+    assert fisher.weights["0.weight"].sum() > 0
+    exact = Task(model, [(x, y)], loss=lambda output, _: (output - output.detach()).square().mean(), metric=ERROR)
+    assert not measure_fisher(exact, sites_of(exact)).by_loss
 
 
 def test_examples_are_bounded() -> None:
@@ -211,7 +266,9 @@ class Encoder(nn.Module):
 
 
 def gated(task: Task, site: Site) -> Tensor:
-    """Return the mean squared derivative of the loss by a factor on each channel, put in where it is read."""
+    """Return the squared derivative of the loss by a factor on each channel, put in where it is read, in the unit that
+    `by_hand` has.
+    """
     model = copy.deepcopy(task.model)
     gate = torch.ones(site.shape[0], requires_grad=True)
 
@@ -232,12 +289,13 @@ def gated(task: Task, site: Site) -> Tensor:
             module = model.get_submodule(part.module)
             dim = -1 if isinstance(module, nn.Linear) else 1
             module.register_forward_pre_hook(multiply(part.positions, dim))
-    total, count = torch.zeros(site.shape[0]), 0
+    total, size, outputs = torch.zeros(site.shape[0]), 0.0, []
     for args, target in task.calibration:
-        [grad] = torch.autograd.grad(task.loss(model(*args), target), gate)
+        outputs.append(model(*args))
+        grad, pull = torch.autograd.grad(task.loss(outputs[-1], target), (gate, outputs[-1]))
         total += grad.square()
-        count += 1
-    return total / count
+        size += float(pull.square().sum())
+    return total / size / torch.cat(outputs).detach().var(correction=0)
 
 
 def image_task() -> Task:

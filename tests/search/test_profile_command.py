@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from paretopress.search import profile
+from paretopress.search import latency_check, profile, stopwatch
 from paretopress.search.cli import main
 from paretopress.search.executor import Resources
 from paretopress.search.profile_run import duration, measure
@@ -68,6 +68,41 @@ def test_command_prints_and_writes_the_profile(place: Path, capsys: pytest.Captu
     assert err.startswith("3 of 10 single steps, ")
 
 
+def test_latency_is_timed_on_request(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the option, or where the file asks for latency, layers are timed and the error of that is stated; once."""
+    monkeypatch.setattr(stopwatch, "SECONDS", 0.0)
+    monkeypatch.setattr(latency_check, "SECONDS", 0.01)
+    _, err = run("profile", "d.yaml", capsys=capsys)
+    assert "layers take" not in err
+    out, err = run("profile", "d.yaml", "--latency", capsys=capsys)
+    assert err.startswith("all 7 single steps are known")
+    assert "; how long the layers take, " in err
+    assert "; a check on 8 recipes, " in err
+    assert "latency: measured per layer at batch 1; its prediction was off by " in out
+    assert " % (median of 8 recipes)" in out
+    assert "of the time in percent" in out
+    data = json.loads((place / "d/profile.json").read_text())
+    assert data["latency"]["median_error"] >= 0
+    assert data["latency"]["units"]["fc"] > 0
+    for row in data["rows"]:
+        assert (row["latency_saved"] != 0) == (row["technique"] == "channels")
+    page = (place / "d/profile.html").read_text()
+    assert "Where the time goes" in page
+    assert "latency saved" in page
+    (place / "d.yaml").write_text(YAML.replace("[accuracy, size]", "[accuracy, latency]"))
+    out, err = run("profile", "d.yaml", capsys=capsys)
+    assert "how long the layers take, known from an earlier run" in err
+    assert "recipes" not in err
+    assert "its prediction was off by" in out
+    out, _ = run("profile", "d.yaml", "--no-latency", capsys=capsys)
+    assert "its prediction was off by" not in out
+    (place / "d.yaml").write_text(YAML + 'constraints: ["latency <= 0.9x"]\n')
+    out, _ = run("profile", "d.yaml", capsys=capsys)
+    assert "its prediction was off by" in out
+
+
 def test_profile_and_run_share_a_folder(place: Path) -> None:
     """A search starts in a folder that only a profile is in, and neither it nor starting over disturbs the profile."""
 
@@ -115,6 +150,16 @@ def test_ray_measures_the_same(task: Task, space: Space) -> None:
     here = profile(task, space, progress=False)
     there = profile(task, space, executor="ray", resources=Resources(workers=2), progress=False)
     assert there.rows() == here.rows()
+
+
+def test_python_function_times_layers_on_request(task: Task, space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``latency`` the profile has a table that knows its error; without it, none."""
+    monkeypatch.setattr(stopwatch, "SECONDS", 0.0)
+    monkeypatch.setattr(latency_check, "SECONDS", 0.01)
+    found = profile(task, space, latency=True, progress=False)
+    assert found.latency is not None
+    assert found.latency.error is not None
+    assert profile(task, space, progress=False).latency is None
 
 
 def test_python_function_refuses_what_it_can_not_use(task: Task, space: Space) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from paretopress.search import profile
+from paretopress.search.latency_table import LatencyTable
 from paretopress.search.profile_table import (
     Shades,
     damage_text,
     narrowed,
+    percent,
     profile_lines,
     ranking_lines,
     short,
@@ -113,6 +116,38 @@ def test_damages_fit_their_column(damage: float) -> None:
 def test_counts_fit_their_column(count: int) -> None:
     """So do five for a count, with its sign."""
     assert len(short(count)) <= 5
+
+
+def test_latency_has_a_line(found: Profile) -> None:
+    """Where layers were timed, cells say what share of the time a step saves, and the legend says what that is."""
+    effects = tuple(tuple(replace(e, work="other") for e in own) for own in found.effects)
+    keys = {f"fc/{e.work}": {"fc": 0.5} for own in effects for e in own}
+    timed = replace(found, effects=effects, latency=LatencyTable("latency", 1, 2.0, {"fc": 0.25}, keys))
+    text = printed(timed, "integer", "fc", 100)
+    assert "12%" in text
+    assert "time" in text
+    assert "of the time in percent" in text
+    assert "of the time in percent" not in printed(found, "integer", "fc", 100)
+
+
+def test_units_of_damage_are_said(found: Profile) -> None:
+    """A change of outputs is not called a rise of the loss."""
+    assert "predicted rise of the loss" in printed(found, None, "fc", 100)
+    text = " ".join(printed(replace(found, classes=False, by_loss=False), None, "fc", 200).split())
+    assert "predicted change of the outputs" in text
+    assert "half the squared change, in units of the outputs' variance" in text
+    assert "can't be evaluated on this data: all outputs count alike" in text
+
+
+@given(st.floats(-100, 1))
+def test_shares_fit_their_column(share: float) -> None:
+    """Five characters hold what a step saves of the time; six what makes it ten times longer."""
+    assert len(percent(share)) <= (5 if share > -10 else 7)
+
+
+def test_shares_are_short() -> None:
+    """Two digits, no minus before nothing, and a dash for what isn't known."""
+    assert [percent(x) for x in (0.031, 0.42, -0.002, -0.0001, 0.0, None)] == ["3.1%", "42%", "-0.2%", "0%", "0%", "–"]
 
 
 def test_long_names_keep_what_tells_them_apart() -> None:

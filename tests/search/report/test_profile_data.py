@@ -12,6 +12,7 @@ import pytest
 
 from paretopress.search import profile
 from paretopress.search.effects import Effect
+from paretopress.search.latency_table import LatencyTable
 from paretopress.search.profile_check import Check, check_profile
 from paretopress.search.report.profile_data import damage, render_profile, write_profile
 from paretopress.search.sensitivity import Profile, Profiler
@@ -52,6 +53,24 @@ def test_page_holds_every_step(found: Profile, check: Check) -> None:
     assert "paretopress profile small.yaml" in page
     for address in re.findall(r'(?:src|href)="([^"]*)"', page.split('<script type="application/json"')[0]):
         assert address.startswith(("#", "data:"))
+
+
+def test_page_says_where_the_time_goes(found: Profile, check: Check) -> None:
+    """With a latency table every row has what it saves, and the page how good that is; without it, neither."""
+    table = LatencyTable("latency", 1, 1.5, {"fc": 0.5, "": 0.1, EVIL: 0.2}, checked=((0.9, 1.0), (0.5, 0.5)))
+    page = render_profile(replace(found, latency=table), check, ABOUT)
+    assert {row["latency"] for row in client(page)["rows"]} == {0.0}
+    assert "Where the time goes" in page
+    assert "its prediction was off by 5 % (median of 2 recipes)" in page
+    assert '<option value="latency">' in page
+    assert "the model itself" in page
+    assert "<img src=x" not in page
+    plain = render_profile(found, check, ABOUT)
+    assert {row["latency"] for row in client(plain)["rows"]} == {None}
+    assert "Where the time goes" not in plain
+    assert '<option value="latency">' not in plain
+    unchecked = render_profile(replace(found, latency=replace(table, checked=())), None, ABOUT)
+    assert "its prediction was not checked" in unchecked
 
 
 def test_texts_are_escaped(found: Profile, check: Check) -> None:

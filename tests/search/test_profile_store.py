@@ -1,0 +1,101 @@
+"""What is known of a profile, on disk."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from paretopress.search import profile_store
+from paretopress.search.effects import Effect
+from paretopress.search.profile_store import Lines, ProfileStore
+from paretopress.spaces.choices import Setting
+from paretopress.spaces.recipe import Step
+from paretopress.spaces.site import MODEL
+from paretopress.spaces.task import Task
+
+FULL = Effect(0.25, "fisher", {"a.b": (0.5, 0.125, 0.25), "": (0.0, 1.0, 1.0)}, "", 0.125, "1234")
+MILD, STRONG = Setting("integer", (("bits", 8),)), Setting("integer", (("bits", 2),))
+
+
+def test_what_was_put_is_found_again(task: Task, tmp_path: Path) -> None:
+    """By this store and by a later one: effects, how they were measured, and what settings do together."""
+    store = ProfileStore(task, None, tmp_path)
+    assert store.get("a", MILD) is None
+    assert store.by_loss
+    assert store.together("a", [(MILD, STRONG)]) is None
+    store.put("a", {MILD: FULL, STRONG: Effect(error="no")})
+    store.by_loss = False
+    store.put_together("a", [(MILD, STRONG)], [1.25])
+    for found in (store, ProfileStore(task, None, tmp_path)):
+        assert found.get("a", MILD) == FULL
+        assert found.get("a", STRONG) == Effect(error="no")
+        assert found.get("b", MILD) is None
+        assert not found.by_loss
+        assert found.together("a", [(MILD, STRONG)]) == [1.25]
+        assert found.together("b", [(MILD, STRONG)]) is None
+        assert found.together("a", [(STRONG, MILD)]) is None
+
+
+def test_tasks_and_coders_have_files_of_their_own(task: Task, tmp_path: Path) -> None:
+    """What was measured with another loss, other data or another coder is not taken for this."""
+    other = Task(task.model, task.validation.source, loss=lambda output, _: output.sum(), metric=task.metric)
+    stores = [
+        ProfileStore(task, None, tmp_path),
+        ProfileStore(task, Step.of(MODEL, "entropy"), tmp_path),
+        ProfileStore(other, None, tmp_path),
+    ]
+    assert len({store.lines.file for store in stores}) == len(stores)
+
+
+def test_nothing_is_kept_without_a_folder(task: Task) -> None:
+    """In memory it is, as long as the store lives."""
+    store = ProfileStore(task, None)
+    store.put("a", {MILD: FULL})
+    assert store.get("a", MILD) == FULL
+    assert store.lines.file is None
+
+
+def test_torn_lines_are_passed_over(tmp_path: Path) -> None:
+    """A line that a crash cut short, or that is no dictionary, takes nothing else with it, nor what comes after."""
+    first = Lines(["x"], tmp_path)
+    first.add({"a": 1})
+    assert first.file is not None
+    with first.file.open("ab") as file:
+        file.write(b'\n[1, 2]\n{"b": 2, "c"')
+    again = Lines(["x"], tmp_path)
+    assert again.known == {"a": 1}
+    again.add({"d": 4})
+    assert Lines(["x"], tmp_path).known == {"a": 1, "d": 4}
+    assert Lines(["y"], tmp_path).known == {}
+
+
+def test_damaged_effects_are_measured_again(task: Task, tmp_path: Path) -> None:
+    """An entry that is no effect is none."""
+    store = ProfileStore(task, None, tmp_path)
+    store.lines.add({store._key("a", MILD): {"damage": "much"}, store._key("a", STRONG): 7})
+    assert store.get("a", MILD) is None
+    assert store.get("a", STRONG) is None
+
+
+def test_oldest_files_go_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder doesn't grow without end; a file that was read lately stays."""
+    monkeypatch.setattr(profile_store, "KEPT", 3)
+    for name in "abc":
+        lines = Lines([name], tmp_path)
+        lines.add({name: 1})
+        assert lines.file is not None
+        os.utime(lines.file, (ord(name), ord(name)))
+    Lines(["a"], tmp_path)
+    Lines(["d"], tmp_path).add({"d": 1})
+    assert [bool(Lines([name], tmp_path).known) for name in "abcd"] == [True, False, True, True]
+
+
+def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
+    """Where nothing can be written, what is known stays known in memory."""
+    (tmp_path / "folder").write_text("in the way")
+    lines = Lines(["x"], tmp_path / "folder")
+    lines.add({"a": 1})
+    assert lines.known == {"a": 1}
+    assert lines.file is None
