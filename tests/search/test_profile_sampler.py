@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from paretopress.evaluators.base import Measurement
 from paretopress.search.constraint import Constraint, violations
 from paretopress.search.costs import CostModel
 from paretopress.search.effects import Effect, Unit
+from paretopress.search.latency_table import LatencyTable
 from paretopress.search.profile_sampler import ProfileSampler
 from paretopress.search.result import Objective, Result
 from paretopress.search.sampler import Proposal
@@ -249,6 +251,27 @@ def test_three_objectives_with_one_to_learn() -> None:
         and r.value("latency") < 0.55 * BASELINE.value("latency")
         for r in results
     )
+
+
+def test_limit_on_latency_is_kept_with_a_table() -> None:
+    """A latency table predicts shares of the original's, and limits and objectives are in milliseconds: they are
+    brought together, so that from the first trial on fast models are proposed.
+    """
+    effects = tuple(tuple(replace(e, work=str(b)) for e, b in zip(own, BITS)) for own in PROFILE.effects)
+    left = {f"{name}/{b}": {name: b / 32} for name in LAYERS for b in BITS}
+    table = LatencyTable("latency", 1, 50.0, dict.fromkeys(LAYERS, 0.15), left)
+    timed = replace(PROFILE, effects=effects, latency=table)
+    costs = CostModel(timed)
+    base = Result(0, Recipe(), {**BASELINE.measurements, "latency": Measurement(50.0)})
+    limit = [Constraint.parse("latency <= 17")]
+    made = ProfileSampler(timed, (ACCURACY, LATENCY), ACCURACY, base, limit, 0)
+    shares = []
+    for number in range(10):
+        proposal = made.ask()
+        shares.append(float(costs.predict(proposal.handle[None])[0, -1]))
+        measured = {**outcome(proposal.recipe).measurements, "latency": Measurement(50 * shares[-1])}
+        made.tell(proposal, Result(number, proposal.recipe, measured))
+    assert 0.25 < max(shares) <= 1.01 * 17 / 50
 
 
 def test_noise_is_what_the_interval_says() -> None:
