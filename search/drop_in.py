@@ -93,7 +93,8 @@ class ParetoSampler(BaseSampler):
         multiply-accumulates of one example and their product with the bits of weights and activations; what these
         three will be is predicted, and others are learnt.
     baseline
-        Metric -> the original model's value, for all that is mentioned but those three.
+        Metric -> the original model's value, for all that is mentioned but those three. A latency may be in another
+        unit than the profile's table: what is predicted of it are shares.
     quality
         Which metric is the task's own. If it isn't an objective, larger is better.
     constraints
@@ -161,7 +162,7 @@ class ParetoSampler(BaseSampler):
     def _predicted(self, recipe: Recipe) -> dict[str, float]:
         genome = self.profile.choices.genome(recipe)
         found = dict(zip(self._costs.metrics, self._costs.predict(genome[None])[0].tolist()))
-        return {name: value for name, value in found.items() if name != self.quality}
+        return {name: found[name] for name in PREDICTED if name != self.quality}
 
     # --- what Optuna calls ---------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .data import Batches, Source
 from .errors import DataError, ModelError, SettingError
@@ -140,8 +141,13 @@ class Task:
                 )
             if split in (self.validation, self.test):
                 _check_metric(self.metric, self.model, split)
-        if self.train is not None:
-            _check_loss(self.loss, output, target)
+            if split is self.train or (split is self.calibration and self._keeps_statistics):
+                _check_loss(self.loss, output, target, split.split)
+
+    @property
+    def _keeps_statistics(self) -> bool:
+        """Whether the model has batch-norm statistics: the loss decides which ones a compressed model takes."""
+        return any(isinstance(m, _BatchNorm) and m.track_running_stats for m in self.model.modules())
 
     @cached_property
     def digest(self) -> str:
@@ -236,18 +242,25 @@ def _check_metric(metric: Metric, model: nn.Module, split: Batches) -> None:
         raise DataError(f"metric {metric.name!r} is {value} {where}. {advice}")
 
 
-def _check_loss(loss: Loss, output: Tensor, target: Tensor) -> None:
-    advice = "Give Task a loss that fits, e.g. loss=torch.nn.functional.mse_loss, or leave out the training data."
+def _check_loss(loss: Loss, output: Tensor, target: Tensor, split: str) -> None:
+    advice = "Give Task a loss that fits, e.g. loss=torch.nn.functional.mse_loss"
+    advice += (
+        ", or leave out the training data."
+        if split == "train"
+        else ": it decides which batch-norm statistics a compressed model takes."
+    )
     shapes = f"output {tuple(output.shape)} {output.dtype} and target {tuple(target.shape)} {target.dtype}"
     try:
         with torch.enable_grad():
             value = loss(output.detach().requires_grad_(), target)
     except Exception as error:
-        raise DataError(f"loss fails on {shapes} of the train data: {_first_line(error)}. {advice}") from error
+        raise DataError(f"loss fails on {shapes} of the {split} data: {_first_line(error)}. {advice}") from error
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
         raise DataError(f"loss: on {shapes} it gives no scalar tensor with a gradient. {advice}")
     if not torch.isfinite(value):
         raise DataError(f"loss: on {shapes} it is {float(value.detach())}. {advice}")
+    if loss is F.cross_entropy and output.ndim > 1 and output.shape[1] == 1:
+        raise DataError(f"loss: the cross-entropy of one class is always 0 ({shapes}). {advice}")
 
 
 def _first_line(error: Exception) -> str:

@@ -149,6 +149,21 @@ BAD_DATA: list[tuple[str, dict[str, Any], str]] = [
         "loss fails on output.*train data.*Give Task a loss that fits",
     ),
     (
+        "loss doesn't fit, and chooses batch-norm statistics",
+        {"validation": [(torch.zeros(4, 3), torch.zeros(4, 7))], "metric": Metric("mine", lambda o, t: 1.0)},
+        "loss fails on output.*validation data.*Give Task a loss that fits.*batch-norm statistics",
+    ),
+    (
+        "cross-entropy of one class",
+        {
+            "model": nn.Linear(3, 1),
+            "validation": [(torch.zeros(4, 3), torch.zeros(4, 1))],
+            "train": [(torch.zeros(4, 3), torch.zeros(4, 1))],
+            "metric": Metric("mine", lambda o, t: 1.0),
+        },
+        "cross-entropy of one class is always 0.*Give Task a loss that fits",
+    ),
+    (
         "loss isn't scalar",
         {"train": batches(), "loss": lambda o, t: F.cross_entropy(o, t, reduction="none")},
         "loss.*no scalar tensor",
@@ -170,7 +185,7 @@ BAD_DATA: list[tuple[str, dict[str, Any], str]] = [
 def test_bad_data_is_a_data_error_that_says_what_to_do(change: dict[str, Any], message: str) -> None:
     """Each mistake in data, metric or loss is found at construction and named in the user's terms."""
     with pytest.raises(DataError, match=message):
-        Task(net(), **{"validation": batches(), **change})
+        Task(**{"model": net(), "validation": batches(), **change})
 
 
 def flaky(output: Tensor, x: Tensor) -> Tensor:
