@@ -4,7 +4,7 @@ from .coding import entropy
 from .distillation import recovery
 from .lowrank import svd
 from .pruning import channels, depth, magnitude
-from .quantization import integer
+from .quantization import int8, integer
 from .sharing import codebook
 
-__all__ = ["channels", "codebook", "depth", "entropy", "integer", "magnitude", "recovery", "svd"]
+__all__ = ["channels", "codebook", "depth", "entropy", "int8", "integer", "magnitude", "recovery", "svd"]

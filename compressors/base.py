@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from torch import Tensor, nn
 
 from ..spaces.catalogue import DataNeed, register
+from ..spaces.data import Batch
 from ..spaces.errors import SettingError
 from ..spaces.knob import Knob, Scalar
 from ..spaces.recipe import Step
@@ -52,6 +53,8 @@ class Compressor(ABC):
         The kinds of site it supports (see `Site.kind`).
     data_need
         What it needs besides the weights.
+    traced_kinds
+        Those of ``kinds`` at which it needs a model whose forward pass can be traced.
     forbids
         Techniques or stages (lower case) that can't share a site with it.
     summary
@@ -69,6 +72,7 @@ class Compressor(ABC):
     stage: ClassVar[Stage]
     kinds: ClassVar[frozenset[str]]
     data_need: ClassVar[DataNeed] = DataNeed.NONE
+    traced_kinds: ClassVar[frozenset[str]] = frozenset()
     forbids: ClassVar[frozenset[str]] = frozenset()
     summary: ClassVar[str]
     paper: ClassVar[str] = ""
@@ -89,6 +93,19 @@ class Compressor(ABC):
 
         ``params`` holds a value for every live knob. Anything raised fails this trial only.
         """
+
+    def settle(
+        self,
+        draft: Draft,  # noqa: ARG002 - techniques that need it override this
+        context: Context,  # noqa: ARG002 - as above
+        calibration: Iterable[Batch],  # noqa: ARG002 - as above
+    ) -> bool:
+        """Do what has to wait for all steps of a recipe; return whether ``draft`` has changed.
+
+        Is called once after the last step before recovery training, and again at the end, each time after batch-norm
+        statistics were re-estimated. ``calibration`` gives the calibration batches as often as it is iterated.
+        """
+        return False
 
     def recall(
         self,

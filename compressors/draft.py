@@ -29,12 +29,15 @@ class Draft:
         (module, side) -> which of the original channels remain, in order, for modules that lost some.
     latents
         Parameter name -> its values before the first `store` rounded or zeroed any; training starts there.
+    integer
+        Paths of the layers that shall run on 8-bit integers, see `activations.round_activations`.
     """
 
     model: nn.Module
     encodings: dict[str, Encoding] = field(default_factory=dict)
     kept: dict[tuple[str, str], Tensor] = field(default_factory=dict)
     latents: dict[str, Tensor] = field(default_factory=dict)
+    integer: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, model: nn.Module) -> Draft:

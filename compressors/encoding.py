@@ -19,6 +19,32 @@ Symbols = npt.NDArray[np.int64]
 Part = npt.NDArray[Any]
 
 
+@dataclass(frozen=True, eq=False)
+class Portable:
+    """A tensor in terms that any runtime knows: ``(table[codes] or codes - zero) * scale``.
+
+    Attributes
+    ----------
+    codes
+        Shaped like the tensor, whole numbers in ``range(2 ** bits)``.
+    bits
+        1 to 8.
+    table
+        (n,) fp32: the value of each code; None where a code is its own value.
+    zero, scale
+        (channels, groups), fp32: subtracted from a code without a table, and multiplied with. None for 0 and 1.
+    group
+        How many consecutive values of a channel, which is the first dimension, share a zero and a scale; 0 takes all.
+    """
+
+    codes: npt.NDArray[np.uint8]
+    bits: int
+    table: npt.NDArray[np.float32] | None = None
+    zero: npt.NDArray[np.float32] | None = None
+    scale: npt.NDArray[np.float32] | None = None
+    group: int = 0
+
+
 class Codec(ABC):
     """A number format fitted to one tensor, e.g. "4-bit integers with these scales".
 
@@ -51,6 +77,26 @@ class Codec(ABC):
     @property
     def zero(self) -> int | None:
         """The symbol of an exact 0.0 everywhere in the tensor, or None if there is none."""
+        return None
+
+    def portable(self, weight: Tensor) -> Portable | None:  # noqa: ARG002 - formats that have such a form override this
+        """Return a tensor on the grid in the form of deployed files, or None: these then hold plain floats."""
+        return None
+
+    @classmethod
+    def rebuild(
+        cls,
+        facts: dict[str, Any],  # noqa: ARG003 - as above
+        parts: list[Part],  # noqa: ARG003 - as above
+        shape: tuple[int, ...],  # noqa: ARG003 - as above
+    ) -> Codec | None:
+        """Return the codec that gave these facts and parts as its `side`, or None: deployed files then hold floats.
+
+        Raises
+        ------
+        ValueError
+            If they don't fit.
+        """
         return None
 
     @abstractmethod

@@ -19,8 +19,9 @@ from ..compressors.packing import pack_tensor, unpack_tensor
 from ..spaces.attention import convert_attention
 from ..spaces.errors import ArtifactError
 from ..spaces.recipe import Recipe
+from ..spaces.tracing import UntraceableError
 from . import container
-from .graph import UntraceableError, place, read_graph, write_graph
+from .graph import place, read_graph, write_graph
 from .modules import build, describe
 
 #: The file's name in a point's folder.

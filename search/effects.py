@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,7 +40,7 @@ from .footprint import module_bytes, shares_left
 from .layers import ModuleForm
 
 #: Changes when what is measured changes, so that effects on disk are measured anew.
-VERSION = 5
+VERSION = 6
 #: Large changes do more damage than their second-order term says: exp(3 x relative change) times as much, by a fit to
 #: 180 changes of a ResNet-20's layers by rounding, zeroing and factors, whose outputs were compared. Re-estimated
 #: batch norm gives some of that back.
@@ -127,6 +127,7 @@ class Survey:
         self.task, self.sites, self.coder = task, dict(sites), coder
         # What techniques compute for layers is found again by trials, which read the same folder.
         self._context = Context(task, self.sites, 0, LayerCache(modules=ModuleForm()))
+        self._roundings: dict[frozenset[str], float] = {}
 
     @cached_property
     def units(self) -> dict[str, Unit]:
@@ -207,7 +208,7 @@ class Survey:
         draft = Draft.of(self.task.model)
         for step in steps:
             apply_step(compressor(step.technique), draft, step, self._context)
-        return self._divergence(draft.model)
+        return self._divergence(self._settled(draft, *(compressor(step.technique) for step in steps)))
 
     # --- one layer -----------------------------------------------------------------------------------------
 
@@ -224,9 +225,25 @@ class Survey:
         if dense is None:
             whole = Draft.of(self.task.model)
             apply_step(entry, whole, setting.step(site.name), self._context)
-            return Effect(self._divergence(whole.model), "outputs", shares, work=work)
+            return Effect(self._divergence(self._settled(whole, entry)), "outputs", shares, work=work)
         damage, change = _quadratic(dense, self.task.model, fisher)
-        return Effect(damage * math.exp(BEYOND * change), "fisher", shares, change=change, work=work)
+        damage = damage * math.exp(BEYOND * change) + self._of_rounding(entry, frozenset(draft.integer))
+        return Effect(damage, "fisher", shares, change=change, work=work)
+
+    def _settled(self, draft: Draft, *entries: Compressor) -> nn.Module:
+        """Return a draft's model after all that techniques leave for the end."""
+        for entry in dict.fromkeys(entries):
+            entry.settle(draft, self._context, self._sample)
+        return draft.model
+
+    def _of_rounding(self, entry: Compressor, layers: frozenset[str]) -> float:
+        """Return what it does that layers run on integers, their weights being as they are."""
+        if not layers:
+            return 0.0
+        if layers not in self._roundings:
+            draft = replace(Draft.of(self.task.model), integer=set(layers))
+            self._roundings[layers] = self.distance(self._settled(draft, entry))
+        return self._roundings[layers]
 
     def _alone(self, entry: Compressor, site: Site, setting: Setting) -> Draft:
         """Return a draft after the step: of the site alone, or of the model if the technique looks at the rest."""
@@ -245,9 +262,9 @@ class Survey:
 
     @staticmethod
     def _bits(draft: Draft, site: Site) -> float:
-        """Return the nominal bits of a site's weights as a share of 32."""
+        """Return the nominal bits of a site's weights, times those of its inputs, as a share of 32 x 32."""
         bits = [draft.encoding(name).codec.bits for name in draft.weights(site)]
-        return max(bits, default=32) / 32
+        return max(bits, default=32) / 32 * (8 / 32 if draft.integer else 1)
 
     def _macs(self, draft: Draft, site: Site) -> float:
         """Return what is left of the MACs of a site's layers, run on the inputs that they have in the model."""

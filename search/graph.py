@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from ..spaces.errors import ArtifactError
-from .modules import build, class_name, describe
+from ..spaces.tracing import ROOT, UntraceableError, trace
+from .modules import build, describe
 
 Json = Any
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -59,11 +60,6 @@ _DENIED = {
     "register_post_accumulate_grad_hook", "backward", "module_load", "from_file", "set_", "resize_", "resize_as_",
     "tolist", "new_tensor",
 }  # fmt: skip
-_MAX_INPUTS = 4
-
-
-class UntraceableError(Exception):
-    """The forward pass can't be written as a graph; carries the reason."""
 
 
 @lru_cache(maxsize=1)
@@ -99,32 +95,6 @@ def _method_allowed(name: Any) -> bool:
     return isinstance(name, str) and not name.startswith("_") and name not in _DENIED and hasattr(Tensor, name)
 
 
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:  # noqa: ARG002 - fx's signature
-        return class_name(m) is not None and not any(m.children())
-
-
-class _Root(nn.Module):
-    """Gives the model one argument per example input, so that optional arguments keep their defaults."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.m = model
-
-
-def _rooted(model: nn.Module, inputs: int) -> nn.Module:
-    forwards: dict[int, Callable[..., Any]] = {
-        1: lambda self, x0: self.m(x0),
-        2: lambda self, x0, x1: self.m(x0, x1),
-        3: lambda self, x0, x1, x2: self.m(x0, x1, x2),
-        4: lambda self, x0, x1, x2, x3: self.m(x0, x1, x2, x3),
-    }
-    cls = type("_RootWithInputs", (_Root,), {"forward": forwards[inputs]})
-    rooted = cls(model)
-    assert isinstance(rooted, nn.Module)
-    return rooted
-
-
 def write_graph(model: nn.Module, inputs: int) -> tuple[Json, dict[str, Tensor]]:
     """Return a model's structure as JSON and the tensors it refers to by name.
 
@@ -140,17 +110,7 @@ def write_graph(model: nn.Module, inputs: int) -> tuple[Json, dict[str, Tensor]]
     UntraceableError
         If tracing fails, or the graph uses something that a file can't hold.
     """
-    if not 1 <= inputs <= _MAX_INPUTS:
-        raise UntraceableError(f"{inputs} inputs (at most {_MAX_INPUTS})")
-    if class_name(model) is not None and not any(model.children()):
-        raise UntraceableError("the model is a single layer")
-    tracer = _Tracer()
-    rooted = _rooted(model, inputs)
-    try:
-        graph = tracer.trace(rooted)
-    except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise UntraceableError(reason[0] if reason else type(error).__name__) from error
+    graph, rooted = trace(model, inputs)
     constants = {
         name: value for name, value in vars(rooted).items() if isinstance(value, Tensor)
     }  # tensors made in forward become attributes of the root
@@ -171,7 +131,7 @@ def write_graph(model: nn.Module, inputs: int) -> tuple[Json, dict[str, Tensor]]
                 raise UntraceableError(f"the method {target!s}")
         elif node.op in ("call_module", "get_attr"):
             path = str(target)
-            target = path.removeprefix("m.")
+            target = path.removeprefix(ROOT)
             if node.op == "call_module":
                 modules[target] = _leaf(model, target, used)
             else:

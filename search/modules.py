@@ -4,54 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..spaces.attention import Attention
-from ..spaces.catalogue import techniques
 from ..spaces.errors import ArtifactError
-
-OWN = "paretopress:"
+from ..spaces.tracing import OWN, class_name, own_classes, torch_classes
 
 #: Constructor arguments that are no facts about the structure.
 _IGNORED = {"self", "args", "kwargs", "device", "dtype", "_weight", "_freeze"}
-
-#: nn classes whose constructors take modules, or that are abstract: never a leaf with plain arguments.
-_NOT_PLAIN = {
-    "Module", "ModuleList", "ModuleDict", "ParameterList", "ParameterDict", "Transformer", "TransformerEncoder",
-    "TransformerDecoder", "TransformerEncoderLayer", "TransformerDecoderLayer", "MultiheadAttention", "RNNBase",
-    "RNNCellBase", "Container", "DataParallel", "AdaptiveLogSoftmaxWithLoss",
-}  # fmt: skip
-
-
-@lru_cache(maxsize=1)
-def _torch_classes() -> dict[str, type[nn.Module]]:
-    return {
-        name: cls
-        for name, cls in vars(nn).items()
-        if isinstance(cls, type) and issubclass(cls, nn.Module) and name not in _NOT_PLAIN
-    }
-
-
-def _own_classes() -> dict[str, type[nn.Module]]:
-    found: dict[str, type[nn.Module]] = {"Attention": Attention}
-    for technique in techniques().values():
-        for cls in getattr(technique, "modules", ()):
-            found[cls.__name__] = cls
-    return found
-
-
-def class_name(module: nn.Module) -> str | None:
-    """Return the name under which a module's exact class is allowed in a file, or None."""
-    cls = type(module)
-    if _torch_classes().get(cls.__name__) is cls:
-        return cls.__name__
-    if _own_classes().get(cls.__name__) is cls:
-        return OWN + cls.__name__
-    return None
 
 
 def _parameters(cls: type[nn.Module]) -> dict[str, inspect.Parameter]:
@@ -123,10 +85,10 @@ def build(description: Any) -> nn.Module:
     except (TypeError, ValueError):
         raise ArtifactError(f"module description {description!r:.80} is not [class, arguments].") from None
     if name.startswith(OWN):
-        cls = _own_classes().get(name.removeprefix(OWN))
+        cls = own_classes().get(name.removeprefix(OWN))
         advice = "Import the package that provides this technique before loading."
     else:
-        cls, advice = _torch_classes().get(name), "Only torch.nn layers with plain arguments are allowed."
+        cls, advice = torch_classes().get(name), "Only torch.nn layers with plain arguments are allowed."
     if cls is None:
         raise ArtifactError(f"module class {name!r} may not be loaded. {advice}")
     if not set(arguments) <= set(_parameters(cls)) or not all(_plain(_tupled(v)) for v in arguments.values()):

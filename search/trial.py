@@ -210,12 +210,12 @@ class Bench:
                 raise TypeError(f"the technique {step.technique} can't be applied: it is no Compressor")
             if entry.stage is Stage.RECOVERY and not recovering:
                 recovering = True
-                self._settle(draft, recipe, heat, clock, heat.before_training)
+                self._settle(draft, recipe, context, heat, clock, heat.before_training)
             with clock("train" if entry.stage is Stage.RECOVERY else "compress"):
                 apply_step(entry, draft, step, context)
         saved: Saved | None = None
         if any(technique(s.technique).stage < Stage.CONTAINER for s in steps):
-            saved = self._settle(draft, recipe, heat, clock, heat.before_statistics)
+            saved = self._settle(draft, recipe, context, heat, clock, heat.before_statistics)
         draft.model.eval()
         with torch.no_grad():
             if not torch.isfinite(draft.model(*(x.clone() for x in self.task.example))).all():
@@ -224,8 +224,11 @@ class Bench:
             saved = saved or self._saved(draft, recipe)
         return saved, draft
 
-    def _settle(self, draft: Draft, recipe: Recipe, heat: Heat, clock: Clock, enter: Entry) -> Saved | None:
-        """Choose the draft's batch-norm statistics; if the trial races, it is judged meanwhile.
+    def _settle(
+        self, draft: Draft, recipe: Recipe, context: Context, heat: Heat, clock: Clock, enter: Entry
+    ) -> Saved | None:
+        """Choose the draft's batch-norm statistics, and let techniques finish; if the trial races, it is judged in
+        between.
 
         ``enter`` is told the costs that a front or a constraint may ask for, and returns the judge. The file that told
         them is returned if it is still the draft's.
@@ -247,8 +250,12 @@ class Bench:
             with clock("judge"):
                 return judge is not None and judge(model, more)
 
+        batches = heat.calibrating(self.task.calibration)
         with clock("batch norm"):
-            changed = reestimate(draft.model, heat.calibrating(self.task.calibration), self.task.loss, timed)
+            changed = reestimate(draft.model, batches, self.task.loss, timed)
+        for entry in dict.fromkeys(technique(s.technique) for s in recipe.steps):
+            with clock("compress"):
+                changed |= isinstance(entry, Compressor) and entry.settle(draft, context, batches)
         return None if changed else saved
 
     def _saved(self, draft: Draft, recipe: Recipe) -> Saved:
@@ -293,7 +300,8 @@ class Bench:
         for name, encoding in draft.encodings.items():
             path = name.rpartition(".")[0]
             bits[path] = max(bits.get(path, 0), encoding.codec.bits)
-        subject = Subject(model, self.task, self.task.validation, file_bytes, bits, baseline=self.original)
+        rounded = dict.fromkeys(draft.integer, 8)
+        subject = Subject(model, self.task, self.task.validation, file_bytes, bits, rounded, self.original)
         measured: dict[str, Measurement] = {}
         for metric in metrics:
             if metric is self.quality and heat is not None:

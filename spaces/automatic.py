@@ -11,6 +11,7 @@ from .knob import Knob
 from .site import MODEL, Site, select
 from .sites import find_sites
 from .space import Decision, Option, Space
+from .tracing import untraceable
 
 if TYPE_CHECKING:
     from .task import Task
@@ -21,7 +22,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "prune": ("channels", "depth", "magnitude", "entropy", "distillation"),
     "low-rank": ("svd", "integer", "entropy", "distillation"),
     "deep-compression": ("magnitude", "codebook", "entropy", "distillation"),
-    "fast": ("channels", "depth", "svd", "integer", "distillation"),
+    "fast": ("channels", "depth", "svd", "int8", "distillation"),
 }
 
 Settings = Mapping[str, Any]
@@ -64,6 +65,7 @@ def build_space(task: Task, wanted: Techniques | None = None, layers: str | Iter
     selected = {s.name for s in select(sites, globs)} | {MODEL}
     remarks = list(notes)
     offers: list[tuple[Site, Technique, tuple[Knob, ...]]] = []
+    reason = untraceable(task.model, len(task.example))
     for name, settings in chosen.items():
         entry = technique(name)
         missing = _untrainable(task) if entry.data_need is DataNeed.TRAINING else None
@@ -76,11 +78,19 @@ def build_space(task: Task, wanted: Techniques | None = None, layers: str | Iter
         own_globs = [own] if isinstance(own, str) else list(own)
         allowed = {s.name for s in select(sites, own_globs, f"techniques.{name}.layers")} | {MODEL}
         here = [s for s in sites if s.name in selected & allowed and entry.supports(s)]
+        if reason and (lost := [s.name for s in here if s.kind in entry.traced_kinds]):
+            remarks.append(f"{name} is not offered at {_few(lost)}: the forward pass can't be traced ({reason}).")
+            here = [s for s in here if s.name not in lost]
         if not here and explicit:
             remarks.append(f"{name} is not offered: no selected layer supports it.")
         offers += [(site, entry, _knobs(entry, site, settings)) for site in here]
         _check_names(entry, sites, settings)
     return _assemble(sites, offers, remarks)
+
+
+def _few(names: Sequence[str]) -> str:
+    """Return names for a sentence: three at most."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _untrainable(task: Task) -> tuple[str, str] | None:
@@ -138,12 +148,16 @@ def by_hand(task: Task, choices: Mapping[str, Techniques]) -> Space:
     """Return a space from layer glob -> techniques; see `Space.by_hand`."""
     sites, notes = find_sites(task.model, task.example)
     found: dict[tuple[str, str], tuple[Site, Technique, tuple[Knob, ...]]] = {}
+    reason = untraceable(task.model, len(task.example))
     for glob, wanted in choices.items():
         here = [s for s in sites if s.kind == "model"] if glob == MODEL else list(select(sites, [glob], "layers"))
         for name, settings in _chosen(wanted).items():
             entry = technique(name)
             supported = [s for s in here if entry.supports(s)]
             _check_names(entry, sites, settings)
+            if reason and any(s.kind in entry.traced_kinds for s in supported):
+                rule = f"needs a forward pass that can be traced ({reason})"
+                raise SettingError(f"technique for {glob}", name, rule, "Leave it out there.")
             if not supported:
                 kinds = sorted({s.kind for s in here})
                 raise SettingError(f"technique for {glob}", name, f"supports none of these layers ({', '.join(kinds)})")

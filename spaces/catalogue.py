@@ -45,6 +45,11 @@ class Technique(Protocol):
         """Names of techniques, or of stages in lower case, that can't share a site with this one."""
         ...
 
+    @property
+    def traced_kinds(self) -> frozenset[str]:
+        """Kinds of site at which it needs a model whose forward pass can be traced."""
+        ...
+
     def supports(self, site: Site) -> bool:
         """Whether it can be applied at the site."""
         ...

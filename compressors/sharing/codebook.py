@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...spaces.knob import Knob
 from ...spaces.site import LAYER_KINDS, Site
 from ..base import NumericCompressor, Params, register
-from ..encoding import Codec, Part, Symbols, Trainable
+from ..encoding import Codec, Part, Portable, Symbols, Trainable
 
 Values = npt.NDArray[np.float64]
 Edges = npt.NDArray[np.int64]
@@ -71,20 +71,33 @@ class CodebookCodec(Codec):
         """Return the shared values, (k,) fp32."""
         return {}, [self.centroids.cpu().numpy()]
 
+    def portable(self, weight: Tensor) -> Portable | None:
+        """Return indices and the table of values, or None if an index takes more than a byte."""
+        if self.bits > 8:
+            return None
+        return Portable(self.indices(weight).cpu().numpy().astype(np.uint8), self.bits, self.centroids.cpu().numpy())
+
     @classmethod
-    def restore(
+    def rebuild(
         cls,
         facts: dict[str, Any],  # noqa: ARG003 - the parts say it all
         parts: list[Part],
-        symbols: Symbols | None,
-        shape: tuple[int, ...],
+        shape: tuple[int, ...],  # noqa: ARG003 - as above
+    ) -> CodebookCodec:
+        """Return the codec of a file's shared values."""
+        if len(parts) != 1 or parts[0].ndim != 1 or parts[0].dtype != np.float32:
+            raise ValueError("codebook: needs one float32 array of shared values")
+        return cls(torch.from_numpy(np.array(parts[0])))
+
+    @classmethod
+    def restore(
+        cls, facts: dict[str, Any], parts: list[Part], symbols: Symbols | None, shape: tuple[int, ...]
     ) -> Tensor:
         """Look the indices up."""
-        if symbols is None or len(parts) != 1 or parts[0].ndim != 1 or parts[0].dtype != np.float32:
-            raise ValueError("codebook: needs indices and one float32 array of shared values")
-        if symbols.size and int(symbols.max()) >= len(parts[0]):
-            raise ValueError(f"codebook: index {int(symbols.max())} in a codebook of {len(parts[0])} values")
-        return torch.from_numpy(parts[0][symbols]).reshape(shape)
+        values = cls.rebuild(facts, parts, shape).centroids
+        if symbols is None or (symbols.size and int(symbols.max()) >= len(values)):
+            raise ValueError(f"codebook: needs indices into its {len(values)} values")
+        return values[torch.from_numpy(symbols)].reshape(shape)
 
 
 class CodebookTraining(Trainable):

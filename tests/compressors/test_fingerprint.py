@@ -14,7 +14,8 @@ import pytest
 from paretopress.compressors import fingerprint as module
 from paretopress.compressors.fingerprint import environment, fingerprint
 from paretopress.compressors.lowrank.svd import SVD
-from paretopress.compressors.quantization.integer import Integer, IntegerCodec
+from paretopress.compressors.quantization.grid import IntegerCodec
+from paretopress.compressors.quantization.integer import Integer
 
 Load = Callable[..., type]
 

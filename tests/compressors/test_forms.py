@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from paretopress.compressors.encoding import Float32
 from paretopress.compressors.forms import CodecForm, Entry, UnstorableError, layer_facts
-from paretopress.compressors.quantization.integer import Integer, IntegerCodec
+from paretopress.compressors.quantization.grid import IntegerCodec
+from paretopress.compressors.quantization.integer import Integer
 from paretopress.compressors.sharing.codebook import CodebookCodec
 
 KEY = "0" * 64

@@ -195,6 +195,7 @@ class Case:
         """Return a new draft with this one step."""
         draft = Draft.of(self.context.task.model)
         apply_step(self.technique, draft, Step.of(self.where, self.name, **params), self.context)
+        self.technique.settle(draft, self.context, self.context.task.calibration)
         return draft
 
     @functools.cache  # noqa: B019 - a case lives as long as the tests do

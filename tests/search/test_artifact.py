@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from paretopress.compressors.draft import Draft
 from paretopress.search import container
 from paretopress.search.artifact import FILE, dumps, load, loads
-from paretopress.search.graph import UntraceableError, read_graph, write_graph
+from paretopress.search.graph import read_graph, write_graph
 from paretopress.search.modules import build, describe
 from paretopress.spaces.attention import convert_attention
 from paretopress.spaces.errors import ArtifactError
 from paretopress.spaces.recipe import Recipe, Step
+from paretopress.spaces.tracing import UntraceableError
 
 
 class Functional(nn.Module):

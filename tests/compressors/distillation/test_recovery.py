@@ -15,7 +15,7 @@ from paretopress.compressors.base import apply_step, with_mask
 from paretopress.compressors.distillation.recovery import Distillation
 from paretopress.compressors.draft import Checkpoint, Context, Draft
 from paretopress.compressors.encoding import Encoding
-from paretopress.compressors.quantization.integer import IntegerCodec
+from paretopress.compressors.quantization.grid import IntegerCodec
 from paretopress.compressors.sharing.codebook import CodebookCodec
 from paretopress.spaces.errors import DataError, ModelError, SettingError
 from paretopress.spaces.metric import Metric

@@ -14,7 +14,8 @@ from torch import Tensor
 from paretopress.compressors.base import Params
 from paretopress.compressors.encoding import Encoding
 from paretopress.compressors.packing import pack_tensor, unpack_tensor
-from paretopress.compressors.quantization.integer import Integer, IntegerCodec
+from paretopress.compressors.quantization.grid import IntegerCodec
+from paretopress.compressors.quantization.integer import Integer
 from paretopress.spaces.catalogue import technique
 from paretopress.spaces.site import LAYER_KINDS, Site
 from paretopress.spaces.stage import Stage

@@ -1,0 +1,120 @@
+"""A compressed model as an ONNX graph, by torch's exporter: dynamic batch, batch norm folded, activations as QDQ."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnx.numpy_helper import from_array
+from onnxscript import opset20 as op
+from torch import Tensor, nn
+from torch.export import Dim
+
+from ...compressors.activations import HIGH, LOW, RoundedActivation
+from ...spaces.errors import ArtifactError
+
+#: The largest batch that a deployed model takes.
+MAX_BATCH = 65536
+
+
+@torch.library.custom_op("paretopress::rounded", mutates_args=())
+def rounded(x: Tensor, scale: float, zero_point: int) -> Tensor:
+    """Return what a `RoundedActivation` returns: one operator, which the exporter doesn't take apart."""
+    return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, LOW, HIGH)
+
+
+@rounded.register_fake
+def _(x: Tensor, scale: float, zero_point: int) -> Tensor:  # noqa: ARG001 - the shape depends on x only
+    return torch.empty_like(x)
+
+
+def _as_qdq(x: Any, scale: float, zero_point: int) -> Any:
+    """Return a rounded activation as the pair of nodes that runtimes turn into integer kernels."""
+    step: Any = op.Constant(value=from_array(np.array(scale, np.float32)))
+    zero: Any = op.Constant(value=from_array(np.array(zero_point, np.uint8)))
+    return op.DequantizeLinear(op.QuantizeLinear(x, step, zero), step, zero)
+
+
+class _Rounded(nn.Module):
+    """A `RoundedActivation` whose range is a constant."""
+
+    def __init__(self, original: RoundedActivation) -> None:
+        super().__init__()
+        self.step, self.zero = float(original.scale), int(original.zero_point)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the rounded tensor."""
+        out: Tensor = torch.ops.paretopress.rounded(x, self.step, self.zero)
+        return out
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep the exporter's remarks on itself to itself."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def input_names(count: int) -> list[str]:
+    """Return what the inputs of a deployed model are called."""
+    return ["input"] if count == 1 else [f"input{i}" for i in range(count)]
+
+
+def exported(model: nn.Module, example: Sequence[Tensor]) -> ir.Model:
+    """Return a model as ONNX, its weights still dense.
+
+    Parameters
+    ----------
+    model
+        In eval mode; it isn't changed.
+    example
+        Its inputs, the batch first.
+
+    Raises
+    ------
+    ArtifactError
+        If torch can't export it.
+    """
+    plain = copy.deepcopy(model).cpu().eval()
+    for parameter in plain.parameters():
+        parameter.requires_grad_(False)
+    for parent in list(plain.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, RoundedActivation):
+                setattr(parent, name, _Rounded(child))
+    # A batch of one would be taken for a constant.
+    inputs = tuple(x.cpu().repeat(-(-2 // len(x)), *[1] * (x.ndim - 1)) for x in example)
+    batch = Dim("batch", min=1, max=MAX_BATCH)
+    names = input_names(len(inputs))
+    try:
+        with _silent(), torch.no_grad():
+            program = torch.onnx.export(
+                plain, inputs, dynamo=True, external_data=False, verbose=False,
+                input_names=names, output_names=["output"], dynamic_shapes=tuple({0: batch} for _ in inputs),
+                custom_translation_table={torch.ops.paretopress.rounded.default: _as_qdq},
+            )  # fmt: skip
+    except Exception as error:
+        raise ArtifactError(f"torch can't export the model to ONNX: {_reason(error)}") from error
+    assert program is not None
+    return program.model
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost reason in one line: the exporter's own message is pages long."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[0][:300]}"

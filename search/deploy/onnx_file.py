@@ -1,0 +1,91 @@
+"""A compressed model as the bytes of an ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+from torch import Tensor, nn
+
+from ...compressors.encoding import Encoding
+from .exporting import exported
+from .weights import Weight, pack_weights
+
+#: The oldest format that has all operators in use: INT8 kernels' QDQ, BitwiseAnd, dynamic batch.
+IR_VERSION = 10
+
+
+def to_onnx(
+    model: nn.Module,
+    encodings: Mapping[str, Encoding],
+    example: Sequence[Tensor],
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return a model as an ONNX file with packed weights.
+
+    Parameters
+    ----------
+    model
+        In eval mode, dense weights.
+    encodings
+        Parameter name -> how it is stored.
+    example
+        The model's inputs, the batch first; the file takes any batch.
+    metadata
+        What the file says about itself.
+
+    Raises
+    ------
+    ArtifactError
+        If torch can't export the model.
+    """
+    onnx_model = exported(model, example)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    weights = {
+        name: Weight(parameters[name].detach().cpu().numpy(), encoding)
+        for name, encoding in encodings.items()
+        if name in parameters
+    }
+    pack_weights(onnx_model.graph, weights)
+    return _slim(onnx_model, dict(metadata or {}))
+
+
+def _slim(model: ir.Model, metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes of a model without what no runtime reads: where nodes came from, shapes between them, names."""
+    graph = model.graph
+    kept = {*graph.inputs, *graph.outputs}
+    number = 0
+    for node in graph:
+        node.name = ""
+        node.doc_string = None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.metadata_props.clear()
+            if value not in kept:
+                value.shape = value.type = None
+                value.name, number = f"_{_short(number)}", number + 1
+    for value in (*kept, *graph.initializers.values()):
+        value.metadata_props.clear()
+    graph.metadata_props.clear()
+    graph.doc_string = None
+    model.metadata_props.clear()
+    model.metadata_props.update(metadata)
+    model.ir_version = IR_VERSION
+    proto: Any = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    for node in proto.graph.node:
+        node.ClearField("name")
+    onnx.checker.check_model(proto)
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+def _short(number: int) -> str:
+    """Return a whole number in few letters."""
+    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+    out = digits[number % 36]
+    while number := number // 36:
+        out = digits[number % 36] + out
+    return out
