@@ -132,7 +132,7 @@ class Track:
             plan = self.plan(racing, Path(place) / "run")
             bench = Bench(self.task, self.space.sites, plan.metrics, plan.objectives)
             baseline = bench.run(Job(0, Recipe(), plan.seed, "baseline")).result
-            local, silent = LocalExecutor(bench), Progress(plan.budget, plan.objectives, baseline, False)
+            local, silent = LocalExecutor(bench), Progress(plan.budget, plan.objectives, False)
             with Journal(plan.folder, identity(self.task, self.space, plan.objectives)) as journal:
                 journal.append(baseline)
                 sampler = make_sampler(plan, self.task, self.space, baseline, local, silent)

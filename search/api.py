@@ -14,12 +14,14 @@ from ..spaces.errors import ModelError, SettingError
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from ..spaces.task import Task
+from .cache_place import cache_problem
 from .constraint import violations
 from .engine import Engine
 from .executor import Resources
-from .executors import start_executor
+from .executors import start_executor, starting_ray
 from .facts import facts_of, notes
 from .final import conclude
+from .fitting import check_fits
 from .folder import Existing
 from .front import Front
 from .journal import Journal, identity
@@ -27,10 +29,14 @@ from .plan import Plan, make_plan
 from .preparation import make_sampler
 from .progress import Progress
 from .report.data import write_report
+from .resuming import ALL_DONE, finished_front
 from .saved import save_front
 from .start import starting_recipes
 from .store import Store
 from .trial import Bench, Clock, Finished, Job
+
+#: What is said where models can't be traced.
+CLASS = "saved models will need the original's class to load (pass model=): {}"
 
 
 def search(
@@ -66,12 +72,17 @@ def search(
     budget
         Different recipes to try in all, the baseline among them; None for no limit.
     minutes
-        Wall-clock limit of this session; trials that run at its end are abandoned.
+        Wall-clock limit of the trials in this session; those that run at its end are abandoned. The start and the
+        final measurement come on top.
     evaluations
-        Limit of work in all, in evaluations of the whole validation split: a trial that is stopped early counts as
-        the share of the examples that it saw. Use ``budget=None`` for no other limit.
+        Limit of work in all, in validation examples that trials look at as a multiple of the split: 1 for a trial that
+        is measured in full, with every look before that (while it trains, and at two sets of batch-norm statistics)
+        on top where ``racing`` takes them; what it saw, at least 0.01, for one that is stopped. Training, and
+        calibration data for batch norm, count nothing. Use ``budget=None`` for no other limit.
     constraints
-        Limits on front points, e.g. ``"accuracy drop <= 0.01"``, ``"size <= 300 kB"``, ``"latency <= 0.5x"``.
+        Limits on front points, e.g. ``"accuracy drop <= 0.01"`` (``rise`` for a metric of which less is better),
+        ``"size <= 300 kB"``, ``"latency <= 0.5x"``. If nothing keeps them all, ``front.feasible`` is False and
+        ``front.notes`` begins with what the nearest model misses.
     sampler
         "profile" starts from a sensitivity profile of the layers; also "tpe", "nsga2", "nsga3", "gp", "random".
     seed
@@ -79,7 +90,8 @@ def search(
     run
         The run folder, by default ``runs/<task name>``: journal, models, front and report.
     existing
-        What to do if the folder holds a run: "refuse", "resume" (continue it) or "fresh" (discard it).
+        What to do if the folder holds a run: "refuse", "resume" (continue it; where nothing is left to do, its front is
+        returned as it is) or "fresh" (discard it).
     executor
         "ray", or "local" for one trial at a time in this process.
     resources
@@ -108,16 +120,22 @@ def search(
         task, objectives, budget=budget, minutes=minutes, evaluations=evaluations, constraints=constraints,
         sampler=sampler, seed=seed, run=run, existing=existing, executor=executor, resources=resources, racing=racing,
     )  # fmt: skip
-    if space is not None and not isinstance(space, Space):
-        raise SettingError("space", space, "must be a Space", f"Write Space.from_task(task, {space!r}).")
     space = space if space is not None else Space.from_task(task)
+    check_fits(task, space)
     bench = Bench(task, space.sites, plan.metrics, plan.objectives, max(1, int(plan.resources.cpus)))
     folder, header = plan.folder, identity(task, space, plan.objectives)
     clock = Clock()
     with ExitStack() as stack:
         # Whatever can go wrong before the first trial goes wrong before the folder is touched.
         journal = stack.enter_context(Journal(folder, header)) if existing == "resume" else None
+        watcher = stack.enter_context(Progress(plan.budget, plan.objectives, progress))
         _check_measured(journal, plan)
+        done = finished_front(plan, len(journal.results)) if journal is not None else None
+        if done is not None:
+            watcher.say(ALL_DONE.format(len(done.results), plan.budget.trials))
+            return done
+        for line in (_starting(plan), cache_problem()):
+            watcher.say(line)
         with clock("baseline"):
             first = _baseline(bench, journal, seed)
         with clock("start workers"):
@@ -130,12 +148,11 @@ def search(
         if first.data is not None:
             store.save(baseline.recipe.digest, first.data)
             journal.append(baseline)
-        watcher = stack.enter_context(Progress(plan.budget, plan.objectives, baseline, progress))
-        if bench.needs_class:
-            watcher.say(f"saved models will need the original's class to load (pass model=): {bench.needs_class}")
-        with clock("profile"):
+        watcher.say(CLASS.format(bench.needs_class) if bench.needs_class else "")
+        with clock("profile"), bench.threaded():
             chosen = make_sampler(plan, task, space, baseline, trials, watcher)
         engine = Engine(plan, space, trials, journal, store, chosen, watcher)
+        watcher.searching(baseline)
         with _interrupts(engine, watcher), clock("search"):
             why = engine.run(starting_recipes(space) if plan.sampler != "profile" else ())
         trials.close()  # before the final latencies: they need a quiet machine
@@ -147,10 +164,18 @@ def search(
         feasible = all(v <= 0 for r in best for v in violations(plan.constraints, r, baseline, plan.quality))
         front = Front(plan.objectives, plan.quality, base, points, results, split, feasible, (), folder)
         front = replace(front, notes=tuple(notes(front, space, plan, why, engine.repeats, bench.needs_class)))
+        watcher.say("" if feasible else front.notes[0])
         facts = facts_of(task, space, plan, len(results), trials.slots, clock) | (about or {})
         save_front(front, folder, facts)
         write_report(front, facts, folder)
     return front
+
+
+def _starting(plan: Plan) -> str:
+    """Return what happens first, which takes a while."""
+    if plan.executor == "local":
+        return "measuring the original model; trials run in this process, one at a time (executor: local)"
+    return f"measuring the original model, then {starting_ray(plan.resources.address)}"
 
 
 def _check_measured(journal: Journal | None, plan: Plan) -> None:

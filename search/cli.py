@@ -20,6 +20,7 @@ from .artifact import locate
 from .constraint import Constraint
 from .folder import Existing, check, check_place
 from .front import Front, Point
+from .journal import read
 from .layer_latency import timed_metric
 from .plan import make_plan
 from .profile_run import measure
@@ -96,6 +97,9 @@ def resume(
     data = chosen.model_dump()
     data |= _given(racing=racing)
     data["budget"] |= _given(trials=trials, minutes=minutes, evaluations=evaluations)
+    done = len(read(folder)[1])
+    if trials is not None and trials < done:
+        raise SettingError("trials", trials, f"is less than the {done} that the run has", "Give a larger total.")
     _run(settings.check(data, "command line"), folder, origin / "run.yaml", "resume", False)
 
 

@@ -25,6 +25,37 @@ from .store import write_atomically
 FILE = "config.json"
 
 
+#: What must hold, for pydantic's kinds of mistakes; where a setting may have several forms, by its key.
+_RULES = {
+    "list_type": "must be a list",
+    "string_type": "must be a text",
+    "int_type": "must be a whole number",
+    "float_type": "must be a number",
+    "bool_type": "must be true or false",
+    "dict_type": "must hold keys and values",
+    "model_type": "must hold keys and values",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "greater_than": "must be above {gt:g}",
+}
+_SEVERAL = {
+    "techniques": "must be a list of names, or names with their settings",
+    "layers": "must be a glob or a list of globs",
+}
+#: What to do, by key.
+_REMEDIES = {
+    "objectives": "Write [accuracy, size].",
+    "constraints": "Write ['accuracy drop <= 1%'].",
+    "techniques": "Write [integer, entropy], or integer: {bits: [8, 4]} below it.",
+    "layers": "Write ['layer*', '!layer1.*'].",
+    "arguments": "Write {seed: 1}: what the task's function is called with.",
+    "budget": "Write {trials: 50}.",
+    "budget.trials": "Use minutes for time.",
+    "ray": "Write {workers: 4}.",
+    "ray.workers": "Leave it out to use all cores.",
+}
+
+
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader, which also refuses a key that is written twice."""
 
@@ -130,8 +161,9 @@ def import_function(name: str, setting: str, folder: Path | None = None) -> Call
     module_name, colon, function_name = name.partition(":")
     if not colon or not module_name or not function_name:
         raise SettingError(setting, name, "must have the form module:function")
-    for place in (str(folder) if folder is not None else "", str(Path.cwd())):
-        if place and place not in sys.path:
+    places = dict.fromkeys((*([str(folder)] if folder is not None else []), str(Path.cwd())))
+    for place in places:
+        if place not in sys.path:
             sys.path.insert(0, place)
     try:
         module = importlib.import_module(module_name)
@@ -141,8 +173,8 @@ def import_function(name: str, setting: str, folder: Path | None = None) -> Call
             raise SettingError(
                 setting,
                 name,
-                f"there is no module {missing!r}",
-                "Run from the folder that holds it, or install it.",
+                f"there is no module {missing!r} in {' or '.join(places)}, and none is installed",
+                "Put it beside the settings file, run from the folder that holds it, or install it.",
             ) from error
         raise SettingError(setting, name, f"its module needs {missing!r}, which is not installed") from error
     except Exception as error:
@@ -209,8 +241,9 @@ def _explained(error: ValidationError, where: str) -> SettingError:
         )
     if problem["type"] == "missing":
         return SettingError(f"{where}: {key}", None, "is required", "Write 'task: module:function'.")
-    rule = problem["msg"][0].lower() + problem["msg"][1:]
-    return SettingError(f"{where}: {key}", problem["input"], rule)
+    form = _RULES.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
+    rule = _SEVERAL.get(path[0], form.format(**problem.get("ctx", {})))
+    return SettingError(f"{where}: {key}", problem["input"], rule, _REMEDIES.get(key, ""))
 
 
 def save(config: Config, folder: Path, origin: Path) -> None:

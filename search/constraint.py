@@ -7,14 +7,25 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..evaluators.base import evaluators
 from ..spaces.errors import SettingError
 from .result import Objective, Result
 
 _FORM = re.compile(
-    r"\s*(?P<metric>[A-Za-z_]\w*)(?P<drop>\s+drop)?\s*(?P<sign><=|>=)"
-    r"\s*(?P<number>[-+]?[0-9.]+(?:[eE][-+]?\d+)?)\s*(?P<unit>x|%|k|M|G|kB|MB|GB|B)?\s*"
+    r"\s*(?P<metric>[A-Za-z_]\w*)(?:\s+(?P<word>drop|rise))?\s*(?P<sign><=|>=)"
+    r"\s*(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(?P<unit>x|%|k|M|G|kB|MB|GB|B)?\s*"
+)
+#: What a limit is made of, in order, and what each part may be.
+_PARTS = (
+    (r"\s*[A-Za-z_]\w*", "the name of a metric"),
+    (r"(\s+(drop|rise)(?=\W)|(?=\s*[^\s\w]))", "drop, rise or a sign"),
+    (r"\s*(<=|>=)", "a sign"),
+    (r"\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", "a number"),
 )
 _FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "%": 0.01}
+#: Of a metric by what it counts: the units of a limit, and the least that makes sense.
+_RELATIVE, _COUNTED, _BYTES = ("x", "%"), ("x", "%", "k", "M", "G"), ("x", "%", "B", "kB", "MB", "GB", "k", "M", "G")
+_WHOLE = {"B": "byte", "MACs": "MAC", "bit operations": "bit operation", "weights": "parameter"}
 
 
 @dataclass(frozen=True)
@@ -31,8 +42,8 @@ class Constraint:
         ``<=`` or ``>=``.
     limit
         The number.
-    drop
-        Whether the limit is on how much worse than the baseline the metric is.
+    word
+        "drop" or "rise" if the limit is on how much worse than the baseline the metric is, else "".
     unit
         As written. ``x`` makes the limit a multiple of the baseline's value, and so does ``%`` for a cost; for the
         task's own metric, ``%`` is a hundredth.
@@ -42,15 +53,13 @@ class Constraint:
     metric: str
     sign: str
     limit: float
-    drop: bool = False
+    word: str = ""
     unit: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Constraint:
-        """Read ``metric <= number``, ``metric drop <= number``, ``metric <= 0.5x`` (of the baseline).
-
-        The number may carry k, M, G, B, kB, MB, GB or %.
-
+        """Read ``metric <= number``, ``metric drop <= number`` (``rise`` where smaller is better) or
+        ``metric <= 0.5x`` (of the baseline). The number may carry k, M, G, B, kB, MB, GB or %.
 
         Raises
         ------
@@ -58,34 +67,36 @@ class Constraint:
             If the text has another form.
         """
         match = _FORM.fullmatch(text) if isinstance(text, str) else None
-        try:
-            number = float(match["number"]) if match else None
-        except ValueError:
-            number = None
-        if match is None or number is None:
-            raise SettingError(
-                "constraint",
-                text,
-                "must read like 'size <= 300 kB', 'accuracy drop <= 0.01' or 'latency <= 0.5x'",
-            )
+        if match is None:
+            forms = "must read like 'size <= 300 kB', 'accuracy drop <= 0.01' or 'latency <= 0.5x'"
+            raise SettingError("constraint", text, f"{forms}, but {_mistake(text)}", _allowed(text))
         unit = match["unit"] or ""
-        limit = number * _FACTORS.get(unit, 1.0)
-        return cls(text.strip(), match["metric"], match["sign"], limit, bool(match["drop"]), unit)
+        limit = float(match["number"]) * _FACTORS.get(unit, 1.0)
+        return cls(text.strip(), match["metric"], match["sign"], limit, match["word"] or "", unit)
+
+    @property
+    def relative(self) -> bool:
+        """Whether the limit is a multiple of the baseline's value, if the metric is a cost."""
+        return self.unit in _RELATIVE
 
     def violation(self, result: Result, baseline: Result, quality: Objective) -> float:
         """Return how far a result is beyond the limit, relative to the limit's size; 0 or less means it is kept."""
+        _, excess = self.missed_by(result, baseline, quality)
+        # What was never measured, because the trial was stopped before, counts as broken.
+        return 1.0 if math.isnan(excess) else excess / (abs(self._limit(baseline, quality)) or 1.0)
+
+    def missed_by(self, result: Result, baseline: Result, quality: Objective) -> tuple[float, float]:
+        """Return what is limited (the value, or how much worse it is than the baseline's), and how far it is beyond."""
         value = result.value(self.metric)
-        if self.drop:
+        if self.word:
             value = quality.loss(value) - quality.loss(baseline.value(self.metric))
         limit = self._limit(baseline, quality)
-        excess = value - limit if self.sign == "<=" else limit - value
-        # What was never measured, because the trial was stopped before, counts as broken.
-        return 1.0 if math.isnan(excess) else excess / (abs(limit) or 1.0)
+        return value, value - limit if self.sign == "<=" else limit - value
 
     def allowed(self, baseline: Result, quality: Objective) -> tuple[float, float]:
         """Return the lowest and the highest value of the metric that keep the limit."""
         limit, upper = self._limit(baseline, quality), self.sign == "<="
-        if self.drop:  # the most that the loss may be; turning the sign of a loss gives the value back
+        if self.word:  # the most that the loss may be; turning the sign of a loss gives the value back
             limit = quality.loss(limit + quality.loss(baseline.value(self.metric)))
             upper = upper == (quality.direction == "minimize")
         return (-math.inf, limit) if upper else (limit, math.inf)
@@ -95,13 +106,80 @@ class Constraint:
         return self.limit * baseline.value(self.metric) if relative else self.limit
 
 
-def check_constraints(constraints: Sequence[Constraint], quality: Objective) -> None:
-    """Raise SettingError for a drop of anything but the task's own metric: only that has a good side to lose."""
+def _mistake(text: object) -> str:
+    """Return which part of a text is no part of a limit, and what may be there."""
+    if not isinstance(text, str):
+        return "it is no text"
+    place = 0
+    for form, rule in _PARTS:
+        found = re.compile(form).match(text, place)
+        if found is None:
+            rest = text[place:].strip()
+            return f"{rest!r} is not {rule}" if rest else f"{rule} is missing"
+        place = found.end()
+    return f"{text[place:].strip()!r} is no unit"
+
+
+def _allowed(text: object) -> str:
+    """Return which signs and units a limit on the metric that a text begins with may have."""
+    words = re.findall(r"\s*([A-Za-z_]\w*)", text) if isinstance(text, str) else []
+    name = words[0] if words and words[0] in evaluators() else ""
+    return f"Signs: <= and >=. Units{f' of {name}' if name else ''}: {', '.join(_units(name))}, or none."
+
+
+def _units(metric: str) -> tuple[str, ...]:
+    """Return what may follow the number in a limit on a metric."""
+    known = evaluators().get(metric)
+    unit = known.unit if known is not None else ""
+    return _BYTES if unit == "B" else _RELATIVE if unit.startswith("x ") else _COUNTED
+
+
+def check_constraints(constraints: Sequence[Constraint], quality: Objective, stored: bool = False) -> None:
+    """Check that limits make sense for their metrics.
+
+    Parameters
+    ----------
+    quality
+        The task's own metric. Only that has a good side to lose.
+    stored
+        Whether they are those of a run that was begun before, maybe when a rise was called a drop, too.
+
+    Raises
+    ------
+    SettingError
+        For the first one that makes none.
+    """
     for constraint in constraints:
-        if constraint.drop and constraint.metric != quality.name:
-            raise SettingError(
-                "constraint", constraint.text, f"only {quality.name} can drop", "Limit a cost like 'size <= 0.5x'."
-            )
+        rule, advice = _nonsense(constraint, quality, stored)
+        if rule:
+            raise SettingError("constraint", constraint.text, rule, advice)
+
+
+def _nonsense(constraint: Constraint, quality: Objective, stored: bool) -> tuple[str, str]:
+    """Return what is wrong with a limit, and what to do; "" twice if nothing is."""
+    name, word, limit = constraint.metric, constraint.word, constraint.limit
+    if word and name != quality.name:
+        return f"only {quality.name} can {word}", "Limit a cost like 'size <= 0.5x'."
+    if stored:
+        return "", ""
+    if word:
+        right, better = ("drop", "larger") if quality.direction == "maximize" else ("rise", "smaller")
+        if word != right:
+            return f"a {better} {name} is better, so a limit is on its {right}", f"Write '{name} {right} <= ...'."
+        if constraint.sign != "<=" or limit < 0:
+            return f"a {word} is limited from above, by 0 or more", f"For a better {name}, limit {name} itself."
+        return "", ""
+    known = evaluators().get(name)
+    if known is None or name == quality.name:
+        return "", ""
+    if constraint.unit and constraint.unit not in _units(name):
+        return f"{constraint.unit!r} is no unit of {name}", f"It may have {', '.join(_units(name))} or none."
+    if known.unit in _WHOLE and not constraint.relative and 0 < limit < 1:
+        advice = f"Did you mean '{name} {constraint.sign} {limit:g}x', of the original's?"
+        return f"is less than one {_WHOLE[known.unit]}", advice
+    if limit <= 0 and (known.unit in _WHOLE or known.unit.startswith("x ")):
+        return f"{name} is always above 0", f"E.g. '{name} <= 0.5x' is half of the original's."
+    return "", ""
 
 
 def allowed(constraints: Sequence[Constraint], baseline: Result, quality: Objective) -> dict[str, tuple[float, float]]:

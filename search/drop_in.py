@@ -19,7 +19,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
-from ..evaluators.base import Direction, Measurement
+from ..evaluators.base import Direction, Measurement, evaluators
 from ..spaces.errors import SettingError
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
@@ -39,6 +39,14 @@ _CLAIM, _SPACE = "paretopress:genome", "paretopress:space"
 _TRIES = 10
 #: A baseline that is so many times the profile's own figure, or less than its inverse, is in another unit.
 _ANOTHER_UNIT = 1.5
+
+
+#: What to write for arguments of another kind.
+_WANTED = {
+    "space": "Write Space.from_task(task).",
+    "profile": "Write profile(task, space).",
+    "baseline": "Write Measure(task, space)(Recipe()), or {'accuracy': 0.93}.",
+}
 
 
 def suggest(trial: BaseTrial, space: Space) -> Recipe:
@@ -96,7 +104,7 @@ class ParetoSampler(BaseSampler):
         Metric -> the original model's value, for all that is mentioned but those three. A latency may be in another
         unit than the profile's table: what is predicted of it are shares.
     quality
-        Which metric is the task's own. If it isn't an objective, larger is better.
+        Which metric is the task's own, e.g. ``"mse"``. If it isn't an objective, larger is better.
     constraints
         As for `search`, e.g. ``"accuracy drop <= 0.01"`` or ``"size <= 0.5x"``.
     seed
@@ -119,11 +127,18 @@ class ParetoSampler(BaseSampler):
         constraints: Sequence[str] = (),
         seed: int | None = None,
     ) -> None:
-        self._given = (space, profile, tuple(objectives), dict(baseline), quality, tuple(constraints), seed)
+        for name, value, kind in (
+            ("space", space, Space),
+            ("profile", profile, Profile),
+            ("baseline", baseline, Mapping),
+        ):
+            if not isinstance(value, kind):
+                raise SettingError(name, value, f"must be a {kind.__name__}", _WANTED[name])
         if space != profile.choices.space:
             raise SettingError("profile", profile.choices.space, f"is not of {space}", "Profile this space.")
         if isinstance(objectives, str) or not objectives or len(set(objectives)) != len(objectives):
             raise SettingError("objectives", objectives, "must be a list of different names", "E.g. accuracy and size.")
+        self._given = (space, profile, tuple(objectives), dict(baseline), quality, tuple(constraints), seed)
         self.space, self.profile, self.quality = space, profile, quality
         self.objectives = tuple(objectives)
         self.constraints = tuple(Constraint.parse(c) for c in constraints)
@@ -150,7 +165,7 @@ class ParetoSampler(BaseSampler):
         known = {**predicted, **baseline}
         for name in self.metrics:
             if name not in known:
-                raise SettingError("baseline", sorted(baseline), f"lacks {name}", "Give the original model's value.")
+                raise SettingError("baseline", sorted(baseline), f"lacks {name}", self._remedy(name))
             value = known[name]
             if not math.isfinite(value):
                 raise SettingError(f"baseline of {name}", value, "must be a finite number")
@@ -158,6 +173,13 @@ class ParetoSampler(BaseSampler):
                 rule = f"is not the profile's {predicted[name]:.0f}: is it in another unit?"
                 raise SettingError(f"baseline of {name}", value, rule, "Leave it out, and return values in that unit.")
         return {name: float(known[name]) for name in self.metrics}
+
+    def _remedy(self, name: str) -> str:
+        """Return what to do about a metric whose value isn't known."""
+        own = [o for o in self.objectives if o not in evaluators()]
+        if name == self.quality and name not in self.objectives and own:
+            return f"If the task's own metric is {own[0]}, write quality={own[0]!r}."
+        return "Give the original model's value."
 
     def _predicted(self, recipe: Recipe) -> dict[str, float]:
         genome = self.profile.choices.genome(recipe)

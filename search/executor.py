@@ -34,10 +34,11 @@ class Resources:
     cpus: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise SettingError("workers", self.workers, "must be at least 1", "Leave it out to use all cores.")
-        if self.cpus <= 0:
-            raise SettingError("cpus", self.cpus, "must be above 0")
+        if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
+            rule = "must be a whole number, at least 1"
+            raise SettingError("workers", self.workers, rule, "Leave it out to use all cores.")
+        if not isinstance(self.cpus, int | float) or self.cpus <= 0:
+            raise SettingError("cpus", self.cpus, "must be a number above 0")
 
 
 class Executor(Protocol):

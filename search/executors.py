@@ -6,6 +6,11 @@ from .executor import Executor, LocalExecutor, Resources
 from .trial import Bench
 
 
+def starting_ray(address: str | None) -> str:
+    """Return what is said before Ray is started, which nothing is heard of for a while."""
+    return f"starting Ray {f'at {address}' if address else 'on this machine'}, which takes a while (executor: ray)"
+
+
 def start_executor(name: str, bench: Bench, resources: Resources) -> Executor:
     """Return the executor "local" or "ray", with its workers started.
 

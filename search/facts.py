@@ -11,8 +11,10 @@ from typing import Any
 
 from ..spaces.space import Space
 from ..spaces.task import Task
+from .cache_place import cache_kept, cache_problem
 from .front import Front
 from .plan import Plan
+from .shortfall import shortfall
 from .trial import Clock
 
 
@@ -25,29 +27,31 @@ def notes(front: Front, space: Space, plan: Plan, why: str, repeats: int, needs_
         "exhausted": "The run ended because every recipe of the space was tried.",
         "interrupted": "The run was interrupted; the front is what was found until then. It can be resumed.",
     }
-    if plan.constraints and not front.feasible:
-        wanted = "; ".join(c.text for c in plan.constraints)
-        yield f"No trial keeps all constraints ({wanted}): the points shown are the nearest ones."
+    if not front.feasible:
+        yield shortfall(front, plan.constraints)
     yield ends[why]
     if front.split == "validation":
         yield "The task has no test split: the final figures are on validation data, which the search optimised."
     if len(front) == 1 and front[0].recipe.is_baseline:
         yield "No compressed model was better than the original in any objective."
     if front.errors:
-        yield f"{len(front.errors)} of {len(front.results)} trials failed; their reasons are in the journal."
+        yield f"{len(front.errors)} of {counted(len(front.results), 'trial')} failed; the reasons are in the journal."
     stopped = sum(r.status == "stopped" for r in front.results)
     if stopped:
-        examples = front.baseline.result.measurements[plan.quality.name].repeats
-        work = sum(r.evaluations(examples) for r in front.results)
-        yield (
-            f"{stopped} of {len(front.results)} trials were stopped early because they could not reach the front; "
-            f"all trials together took the work of {work:.1f} full evaluations, training not counted."
-        )
+        yield f"{_were(stopped, len(front.results))} stopped early because the front was out of reach."
+        yield _work(front)
     if repeats:
-        yield f"{repeats} proposals repeated a known recipe and were answered from the journal."
+        again = (
+            "proposal that repeated a known recipe was"
+            if repeats == 1
+            else "proposals that repeated known recipes were"
+        )
+        yield f"{repeats} {again} answered from the journal."
     if needs_class:
         yield f"The saved models need the original's class to load (pass model=): {needs_class}."
     yield from _cached(front)
+    if unkept := cache_problem():
+        yield f"{unkept[:1].upper()}{unkept[1:]}"
     uncounted = front.baseline.final["macs"].detail.get("uncounted")
     if uncounted:
         names = ", ".join(sorted(uncounted))
@@ -55,11 +59,38 @@ def notes(front: Front, space: Space, plan: Plan, why: str, repeats: int, needs_
     yield from space.notes
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things, in the singular if it is one."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _were(part: int, whole: int) -> str:
+    return f"{part} of {counted(whole, 'trial')} {'was' if part == 1 else 'were'}"
+
+
+def _work(front: Front) -> str:
+    """Return what all trials together looked at, ran and trained on."""
+    examples = front.baseline.result.measurements[front.quality.name].repeats
+    looks = sum(r.evaluations(examples) for r in front.results)
+    trained, calibrated = (sum(r.work.get(kind, 0) for r in front.results) for kind in ("trained", "calibrated"))
+    return (
+        f"All trials together looked at {looks:.1f} times the {examples} validation examples (those during training "
+        f"and at batch-norm statistics included), ran {calibrated} calibration examples for batch norm, and trained on "
+        f"{trained} examples."
+    )
+
+
+def limits_of(plan: Plan) -> str:
+    """Return the constraints as text."""
+    return "; ".join(c.text for c in plan.constraints)
+
+
 def _cached(front: Front) -> Iterator[str]:
     hits, misses = (sum(r.cache.get(kind, 0) for r in front.results) for kind in ("hits", "misses"))
     if hits + misses:
         share = hits / (hits + misses)
-        yield f"{hits} of {hits + misses} results for single layers ({share:.0%}) came from the cache."
+        where = "on disk and in memory" if cache_kept() else "in the memory of each process; none is kept on disk"
+        yield f"{hits} of {hits + misses} results for single layers ({share:.0%}) came from the cache ({where})."
 
 
 def facts_of(task: Task, space: Space, plan: Plan, trials: int, slots: int, clock: Clock) -> dict[str, Any]:
@@ -77,6 +108,8 @@ def facts_of(task: Task, space: Space, plan: Plan, trials: int, slots: int, cloc
         "name": task.name,
         "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "seed": plan.seed,
+        "objectives": ", ".join(o.name for o in plan.objectives),
+        "constraints": limits_of(plan),
         "sampler": plan.sampler,
         "racing": "on" if plan.racing else "off",
         "budget": budget,

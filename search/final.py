@@ -12,6 +12,7 @@ from ..evaluators.accuracy import Quality
 from ..evaluators.base import Evaluator, Measurement, Subject, evaluators
 from .artifact import FILE, load
 from .front import Point
+from .pareto import compressed
 from .result import Objective, Result
 from .saved import point_json
 from .store import Store, write_atomically
@@ -46,9 +47,8 @@ def conclude(
     tell
         Called with (models measured, models in all).
     """
-    compressed = [r for r in best if not r.recipe.is_baseline] or list(best)
     quality = Objective(bench.task.metric.name, bench.task.metric.direction, True)
-    ordered = sorted(compressed, key=lambda r: quality.loss(r.value(quality.name)))
+    ordered = sorted(compressed(best), key=lambda r: quality.loss(r.value(quality.name)))
     fresh, final = folder / "front.new", folder / "front"
     shutil.rmtree(fresh, ignore_errors=True)
     tell(0, len(ordered) + 1)
@@ -137,5 +137,5 @@ def _flags(figures: dict[str, Measurement], base: Any, quality: Objective) -> tu
         worst = reference[0] if quality.direction == "maximize" else -reference[1]
         reach = interval[1] if quality.direction == "maximize" else -interval[0]
         if reach < worst:
-            flags.append(f"{quality.name} is below the original's beyond chance")
+            flags.append(f"{quality.name} is worse than the original's beyond chance")
     return tuple(flags)

@@ -108,7 +108,7 @@ class Front:
     feasible
         Whether the points meet the constraints; if not they are the nearest ones.
     notes
-        What the reader should know of this run.
+        What the reader should know of this run; if it isn't feasible, first which limits the nearest point misses.
     folder
         The run's folder.
     """
@@ -125,8 +125,11 @@ class Front:
 
     def __repr__(self) -> str:
         place = f", {self.folder}" if self.folder is not None else ""
-        head = f"Front({len(self)} points of {len(self.results)} trials, hypervolume {self.hypervolume:.3f}{place})"
-        return "\n  ".join([head, *map(repr, self.points)])
+        points = "1 point" if len(self) == 1 else f"{len(self)} points"
+        trials = "1 trial" if len(self.results) == 1 else f"{len(self.results)} trials"
+        head = f"Front({points} of {trials}, hypervolume {self.hypervolume:.3f}{place})"
+        missed = [] if self.feasible else [f"! {note}" for note in self.notes[:1]]
+        return "\n  ".join([head, *missed, *map(repr, self.points)])
 
     def __iter__(self) -> Iterator[Point]:
         return iter(self.points)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,14 +10,20 @@ from ..spaces.errors import ModelError, SettingError
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from ..spaces.task import Task
+from .fitting import check_fits
 from .store import write_atomically
 from .trial import Bench, Job, metrics_for
+
+#: Tracing a model isn't safe in threads: a process runs one trial at a time, whoever asks for it.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class Measure:
     """Compresses the task's model as a recipe says, saves it, reads it back and measures it, as each trial of a search.
 
-    What is the same for all trials is done once, so make one `Measure` and call it often. It runs in this process.
+    What is the same for all trials is done once, so make one `Measure` and call it often. It runs in this process, one
+    trial at a time: threads (``n_jobs`` of a study) wait for each other. For trials in parallel use several processes
+    that share the study's storage, or `search`.
 
     Parameters
     ----------
@@ -32,13 +39,14 @@ class Measure:
     Raises
     ------
     SettingError
-        If a metric is unknown, or there is none.
+        If a metric is unknown or there is none, or the space is of another model.
     """
 
     def __init__(
         self, task: Task, space: Space, metrics: Sequence[str] = ("accuracy", "size"), *, seed: int = 0
     ) -> None:
-        if isinstance(metrics, str) or not metrics:
+        check_fits(task, space)
+        if not isinstance(metrics, list | tuple) or not metrics or not all(isinstance(m, str) for m in metrics):
             raise SettingError("metrics", metrics, "must be a list of names", "Write ['accuracy', 'size'].")
         self.metrics, self._seed = tuple(metrics), seed
         self._bench = Bench(task, space.sites, metrics_for(task, metrics), ())
@@ -53,10 +61,15 @@ class Measure:
 
         Raises
         ------
+        SettingError
+            If ``recipe`` is none.
         ModelError
             If the trial fails: the model can't be compressed so, or doesn't run any more.
         """
-        done = self._bench.run(Job(0, recipe, self._seed))
+        if not isinstance(recipe, Recipe):
+            raise SettingError("recipe", recipe, "must be a Recipe", "Write suggest(trial, space), or Recipe().")
+        with _ONE_AT_A_TIME:
+            done = self._bench.run(Job(0, recipe, self._seed))
         if done.result.status == "failed" or done.data is None:
             raise ModelError(f"recipe {recipe.digest} can't be tried: {done.result.error}")
         if save is not None:

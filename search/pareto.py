@@ -64,6 +64,11 @@ def scaled_hypervolume(results: Iterable[Result], objectives: Sequence[Objective
     return hypervolume(rows, reference) / math.prod(reference)
 
 
+def compressed(front: Sequence[Result]) -> list[Result]:
+    """Return a front without the original model, which is no answer, unless it is the only one."""
+    return [r for r in front if not r.recipe.is_baseline] or list(front)
+
+
 def best_results(
     results: Iterable[Result],
     objectives: Sequence[Objective],

@@ -22,8 +22,8 @@ ALWAYS = ("size", "macs", "bops", "parameters")
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop asking: after ``trials`` different recipes in all, after ``evaluations`` of the whole validation
-    split in all (a trial that is stopped counts as the share that it saw), or after ``minutes`` in this session.
+    """When to stop asking: after ``trials`` different recipes in all, after looks at ``evaluations`` times the examples
+    of the validation split in all, or after ``minutes`` of trials in this session.
     """
 
     trials: int | None = None
@@ -84,11 +84,15 @@ def make_plan(
     quality = Objective(task.metric.name, task.metric.direction, True)
     if quality.name in evaluators():
         raise SettingError("metric", quality.name, "is the name of a built-in metric", "Give yours another name.")
-    limits = _constraints(constraints, quality)
+    limits = _constraints(constraints, quality, existing == "resume")
     names = _names(objectives, quality)
     metrics = tuple(metrics_for(task, [*names, *(c.metric for c in limits), quality.name, *ALWAYS]))
     directions = {m.name: m.direction for m in metrics}
     goals = tuple(Objective(n, directions[n], n == quality.name) for n in names)
+    if run is not None and not isinstance(run, str | Path):
+        raise SettingError("run", run, "must be a folder's path", "Leave it out for runs/<task name>.")
+    if resources is not None and not isinstance(resources, Resources):
+        raise SettingError("resources", resources, "must be Resources", "Write Resources(workers=4).")
     folder = Path(run) if run is not None else Path("runs") / task.name
     check(folder, existing)
     return Plan(
@@ -98,23 +102,23 @@ def make_plan(
 
 
 def _names(objectives: Sequence[str] | None, quality: Objective) -> list[str]:
-    if isinstance(objectives, str):
+    names = [quality.name, "size"] if objectives is None else objectives
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise SettingError("objectives", objectives, "must be a list of names", "Write ['accuracy', 'size'].")
-    names = list(objectives) if objectives is not None else [quality.name, "size"]
     if len(names) < 2 or len(set(names)) != len(names):
         raise SettingError("objectives", names, "must name at least two different metrics", "E.g. accuracy and size.")
-    return names
+    return list(names)
 
 
-def _constraints(constraints: Sequence[str], quality: Objective) -> tuple[Constraint, ...]:
-    if isinstance(constraints, str):
-        raise SettingError("constraints", constraints, "must be a list", f"Write [{constraints!r}].")
+def _constraints(constraints: Sequence[str], quality: Objective, stored: bool) -> tuple[Constraint, ...]:
+    if not isinstance(constraints, list | tuple):
+        raise SettingError("constraints", constraints, "must be a list", f"Write [{constraints or ''!r}].")
     limits = tuple(Constraint.parse(c) for c in constraints)
     known = {quality.name, *evaluators()}
     for limit in limits:
         if limit.metric not in known:
             raise SettingError("constraints", limit.text, "names no metric", nearest(limit.metric, known))
-    check_constraints(limits, quality)
+    check_constraints(limits, quality, stored)
     return limits
 
 

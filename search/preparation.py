@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -14,12 +13,15 @@ from .executor import Executor
 from .fisher import Fisher
 from .plan import Plan
 from .profile_sampler import ProfileSampler
+from .progress import duration
 from .result import Result
 from .sampler import Sampler
 from .sensitivity import Profile, Profiler
 
-#: A profile that takes less than so many seconds is measured without a word.
+#: What takes less than so many seconds is measured without a word.
 _WORTH_SAYING = 2.0
+#: What is said before anything is known of how long a profile takes, with the number of its steps.
+FIRST = "{} single steps to measure: gradients and a few of each technique come first"
 
 
 class Teller(Protocol):
@@ -29,8 +31,8 @@ class Teller(Protocol):
         """Print a line."""
         ...
 
-    def profiling(self, share: float) -> None:
-        """Show how much of the profile is measured."""
+    def profiling(self, share: float, left: float) -> None:
+        """Show how much of the profile is measured, and about how many seconds are left."""
         ...
 
 
@@ -42,24 +44,18 @@ def make_profile(
     If it shall predict a ``latency``, layers are timed here, while the workers have nothing to do.
     """
     profiler = Profiler(task, space, latency=latency)
+    if profiler.missing:
+        teller.say(FIRST.format(sum(len(r.settings) for r in profiler.missing)))
     seconds, timing = profiler.estimate(executor.slots), profiler.estimate_latency()
     if seconds >= _WORTH_SAYING:
-        count = sum(len(r.settings) for r in profiler.missing)
-        teller.say(f"measuring the sensitivity of the layers: {count} single steps, about {seconds:.0f} s")
+        teller.say(f"measuring the sensitivity of the layers: {duration(seconds)}")
     if timing >= _WORTH_SAYING:
-        teller.say(f"measuring how long the layers take: about {timing:.0f} s")
-    shown = 0.0
-
-    def tell(share: float) -> None:
-        nonlocal shown
-        if time.monotonic() - shown > 1 or share >= 1:
-            shown = time.monotonic()
-            teller.profiling(share)
+        teller.say(f"measuring how long the layers take: {duration(timing)}")
 
     def run(requests: Sequence[Request], fisher: Fisher) -> Iterator[tuple[int, list[Effect]]]:
         return executor.survey(requests, profiler.coder, fisher)
 
-    return profiler.measure(file_bytes, run, tell)
+    return profiler.measure(file_bytes, run, teller.profiling)
 
 
 def make_sampler(plan: Plan, task: Task, space: Space, baseline: Result, executor: Executor, teller: Teller) -> Sampler:

@@ -17,11 +17,14 @@ from ..spaces.space import Space
 from ..spaces.task import Task
 from .effects import Effect, Request
 from .executor import Resources
-from .executors import start_executor
+from .executors import start_executor, starting_ray
 from .fisher import Fisher
+from .fitting import check_fits
 from .latency_check import RECIPES, check_latency, estimate_latency_check
 from .layer_latency import timed_metric
+from .preparation import FIRST
 from .profile_check import STEPS, Check, check_profile, estimate_check
+from .progress import duration
 from .sensitivity import Profile, Profiler
 from .trial import Bench
 
@@ -67,11 +70,14 @@ def profile(
     SettingError, ModelError, RunError
         For what a user can mend.
     """
-    if not isinstance(task, Task):
-        raise SettingError("task", task, "must be a Task", "Write Task(model, validation=...).")
-    if space is not None and not isinstance(space, Space):
-        raise SettingError("space", space, "must be a Space", f"Write Space.from_task(task, {space!r}).")
-    space = space if space is not None else Space.from_task(task)
+    if isinstance(task, Task) and space is None:
+        space = Space.from_task(task)
+    check_fits(task, space)
+    for name, value in (("latency", latency), ("progress", progress)):
+        if not isinstance(value, bool):
+            raise SettingError(name, value, "must be True or False")
+    if resources is not None and not isinstance(resources, Resources):
+        raise SettingError("resources", resources, "must be Resources", "Write Resources(workers=4).")
     console = Console(stderr=True, quiet=not progress, highlight=False)
     timed = timed_metric(["latency"]) if latency else None
     found, _ = measure(task, space, executor, resources or Resources(), console, timed, checked=False)
@@ -105,10 +111,14 @@ def measure(
     saving = time.perf_counter() - start
     if not profiler.missing:  # nothing that is worth starting workers for
         executor = "local"
+    if executor == "ray":
+        console.print(starting_ray(resources.address), soft_wrap=True)
     workers = start_executor(executor, bench, resources)
     try:
+        if profiler.missing:
+            console.print(FIRST.format(sum(len(r.settings) for r in profiler.missing)), soft_wrap=True)
         with bench.threaded():
-            text = announcement(profiler, profiler.estimate(workers.slots), saving, checked)
+            text = announcement(profiler, workers.slots, saving, checked)
         console.print(text, soft_wrap=True)
 
         def run(requests: Sequence[Request], fisher: Fisher) -> Iterator[tuple[int, list[Effect]]]:
@@ -124,22 +134,22 @@ def measure(
         return found, check_profile(found, profiler.survey) if checked else None
 
 
-def announcement(profiler: Profiler, seconds: float, saving: float, checked: bool) -> str:
+def announcement(profiler: Profiler, workers: int, saving: float, checked: bool) -> str:
     """Return what measuring and checking will cost, in one sentence.
 
     Parameters
     ----------
     profiler
         Before it measures.
-    seconds
-        Its estimate for the single steps.
+    workers
+        That will measure.
     saving
         Seconds in which the original is saved.
     checked
         Whether damages will be checked. A latency always is, once.
     """
     missing = sum(len(r.settings) for r in profiler.missing)
-    whole = profiler.count
+    whole, seconds = profiler.count, profiler.estimate(workers)
     if not whole:
         return "the space has no step that changes a layer"
     if not missing:
@@ -158,13 +168,6 @@ def announcement(profiler: Profiler, seconds: float, saving: float, checked: boo
     return text
 
 
-def duration(seconds: float) -> str:
-    """Return an estimate of time as people say it."""
-    if seconds < 1:
-        return "less than 1 s"
-    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
-
-
 def _file_bytes(bench: Bench) -> int:
     try:
         with bench.threaded():
@@ -175,7 +178,7 @@ def _file_bytes(bench: Bench) -> int:
 
 
 @contextmanager
-def _bar(console: Console) -> Iterator[Callable[[float], None]]:
+def _bar(console: Console) -> Iterator[Callable[[float, float], None]]:
     """Show a share of the work: as a bar on a terminal, as a line now and then elsewhere."""
     live = console.is_terminal and not console.quiet
     last = time.monotonic()
@@ -185,12 +188,12 @@ def _bar(console: Console) -> Iterator[Callable[[float], None]]:
     )  # fmt: skip
     item = bar.add_task("measuring the layers' sensitivity", total=1.0)
 
-    def tell(share: float) -> None:
+    def tell(share: float, left: float) -> None:
         nonlocal last
-        bar.update(item, completed=share)
-        if not live and time.monotonic() - last > _EVERY:
+        bar.update(item, completed=share, description=f"measuring the layers' sensitivity, {duration(left)} left")
+        if not live and share < 1 and time.monotonic() - last > _EVERY:
             last = time.monotonic()
-            console.print(f"{100 * share:3.0f} % measured")
+            console.print(f"{100 * share:3.0f} % measured, {duration(left)} left")
 
     with bar:
         yield tell

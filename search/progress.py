@@ -11,12 +11,19 @@ from rich.console import Console
 from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from .pareto import scaled_hypervolume
+from .pareto import compressed, scaled_hypervolume
 from .plan import Budget
 from .result import Objective, Result
 
 #: Seconds between lines where there is no terminal.
 _EVERY = 5.0
+
+
+def duration(seconds: float) -> str:
+    """Return an estimate of time as people say it."""
+    if seconds < 1:
+        return "less than 1 s"
+    return f"about {seconds:.0f} s" if seconds < 100 else f"about {seconds / 60:.0f} min"
 
 
 class Progress:
@@ -26,14 +33,15 @@ class Progress:
     ----------
     budget
         What the bar fills up to.
-    objectives, baseline
+    objectives
         To show the hypervolume.
     shown
         False shows nothing at all.
     """
 
-    def __init__(self, budget: Budget, objectives: Sequence[Objective], baseline: Result, shown: bool = True) -> None:
-        self._budget, self._objectives, self._baseline, self._shown = budget, objectives, baseline, shown
+    def __init__(self, budget: Budget, objectives: Sequence[Objective], shown: bool = True) -> None:
+        self._budget, self._objectives, self._shown = budget, objectives, shown
+        self._baseline: Result | None = None
         self._console = Console(file=sys.stderr)
         self._live = shown and self._console.is_terminal
         self._bar = Bar(
@@ -45,8 +53,8 @@ class Progress:
             disable=not self._live,
             transient=True,
         )
-        self._task = self._bar.add_task("starting workers", total=None)
-        self._start = self._last = time.monotonic()
+        self._task = self._bar.add_task("starting", total=None)
+        self._start = self._last = self._searching = time.monotonic()
         self._failed = self._stopped = 0
 
     def __enter__(self) -> Progress:
@@ -59,16 +67,28 @@ class Progress:
         self._bar.stop()
 
     def say(self, text: str) -> None:
-        """Print a sentence."""
-        if self._shown:
-            self._console.print(text, style="yellow", highlight=False)
+        """Print a sentence, if there is one."""
+        if self._shown and text:
+            self._console.print(text, style="yellow", highlight=False, soft_wrap=True)
 
-    def profiling(self, share: float) -> None:
-        """Show how much of the layers' sensitivity is measured."""
-        self._bar.update(self._task, description="measuring the layers' sensitivity", total=1.0, completed=share)
+    def profiling(self, share: float, left: float) -> None:
+        """Show how much of the layers' sensitivity is measured, and about how many seconds are left."""
+        text = f"measuring the layers' sensitivity, {duration(left)} left"
+        self._bar.update(self._task, description=text, total=1.0, completed=share)
+        now = time.monotonic()
+        if self._shown and not self._live and share < 1 and now - self._last >= _EVERY:
+            self._last = now
+            self._console.print(f"{now - self._start:6.0f} s  {100 * share:.0f} % of {text}", highlight=False)
+
+    def searching(self, baseline: Result) -> None:
+        """Note that trials start now; budgets of time count from here."""
+        self._baseline, self._searching = baseline, time.monotonic()
+        self._bar.update(self._task, description="waiting for the first trial", total=None)
 
     def finished(self, result: Result, front: Sequence[Result], running: int) -> None:
-        """Show one more finished trial."""
+        """Show one more finished trial. The front is counted as at the end: models that are compressed."""
+        assert self._baseline is not None
+        front = compressed(front)
         self._failed += result.status == "failed"
         self._stopped += result.status == "stopped"
         now = time.monotonic()
@@ -83,7 +103,7 @@ class Progress:
         if self._live:
             done: float = result.number
             if total is None and self._budget.minutes is not None:
-                total, done = 100, 100 * (now - self._start) / 60 / self._budget.minutes
+                total, done = 100, 100 * (now - self._searching) / 60 / self._budget.minutes
             self._bar.update(self._task, description=text, total=total, completed=done)
         else:
             self._console.print(f"{now - self._start:6.0f} s  {text} · {running} running", highlight=False)

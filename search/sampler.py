@@ -23,8 +23,8 @@ SAMPLERS = {
 
 def check_sampler(name: str) -> None:
     """Raise SettingError if there is no sampler of that name."""
-    if name not in SAMPLERS:
-        raise SettingError("sampler", name, "is unknown", nearest(name, SAMPLERS))
+    if not isinstance(name, str) or name not in SAMPLERS:
+        raise SettingError("sampler", name, "is unknown", nearest(str(name), SAMPLERS))
 
 
 @dataclass(frozen=True)

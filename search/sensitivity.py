@@ -1,6 +1,6 @@
 """The sensitivity profile: what every choice at every site saves, exactly, and what damage it is predicted to do.
 
-It is measured once, in the time of a few trials, and kept on disk by content: a second run on the same model, data and
+It is measured once and kept on disk by content: a second run on the same model, data and
 space reads it, and one that was interrupted goes on where it was.
 """
 
@@ -20,20 +20,24 @@ from ..evaluators.latency import Latency
 from ..spaces.choices import Choices, Setting
 from ..spaces.decision import Decision
 from ..spaces.recipe import Step
-from ..spaces.site import LAYER_KINDS
+from ..spaces.site import LAYER_KINDS, Site
 from ..spaces.space import Space
 from ..spaces.stage import Stage
 from ..spaces.task import Task
 from .effects import Effect, Request, Survey, Surveyor, Unit
-from .fisher import EXAMPLES, Fisher, measure_fisher
+from .fisher import Fisher, measure_fisher
+from .forecast import foretell, seconds_left
 from .latency_table import LatencyTable
 from .layer_latency import LayerLatency
-from .profile_rows import Row
+from .profile_rows import Row, cheapest_savings, most_sensitive
 from .profile_store import ProfileStore
 from .sample import Sample
 
+#: Layers and steps that are named when a profile is printed.
+_NAMED = 3
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Profile:
     """What is known of every choice before the first trial.
 
@@ -69,6 +73,16 @@ class Profile:
     classes: bool = True
     latency: LatencyTable | None = None
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        rows = self.rows()
+        places = len({row.site for row in rows})
+        head = f"Profile({len(rows)} single steps at {places} sites, a file of {self.file_bytes:,} bytes)"
+        sensitive = [f"{s.site} ({s.damage:.2g})" for s in most_sensitive(rows, self.choices.space.sites)[:_NAMED]]
+        cheap = [f"{r.site}: {r.technique} {r.setting}".rstrip() for r in cheapest_savings(rows)[:_NAMED]]
+        lines = [f"most sensitive (median damage): {', '.join(sensitive)}"] if sensitive else []
+        lines += [f"most bytes per damage: {', '.join(cheap)}"] if cheap else []
+        return "\n  ".join([head, *lines, "rows() has every step, and `paretopress profile` prints them as tables"])
 
     @cached_property
     def damage(self) -> tuple[np.ndarray[Any, np.dtype[np.float64]], ...]:
@@ -155,17 +169,19 @@ class Profiler:
         self.store = store if store is not None else ProfileStore.usual(task, self.coder)
         self.survey = Survey(task, space.sites, self.coder)
         self.layers = LayerLatency(self.survey, latency) if latency is not None else None
+        self._foretold: dict[str, float] = {}
+        self._parts: tuple[float, float] | None = None
+        self._spent = 0.0
 
     @cached_property
     def missing(self) -> list[Request]:
-        """The settings at each site that nobody has measured yet; the sites with most work first."""
+        """The settings at each site that nobody has measured yet."""
         found: dict[str, list[Setting]] = {}
         for decision, settings in zip(self.choices.decisions, self.choices.settings):
             if is_measured(decision):
                 todo = [s for s in settings if self.store.get(decision.site, s) is None]
                 found.setdefault(decision.site, []).extend(todo)
-        requests = [Request(site, tuple(settings)) for site, settings in found.items() if settings]
-        return sorted(requests, key=self._weight, reverse=True)
+        return [Request(site, tuple(settings)) for site, settings in found.items() if settings]
 
     @property
     def count(self) -> int:
@@ -173,26 +189,28 @@ class Profiler:
         found = zip(self.choices.decisions, self.choices.settings)
         return sum(len(settings) for d, settings in found if is_measured(d))
 
-    def _weight(self, request: Request) -> float:
-        """Return how long a site takes beside others, roughly: a step costs something however small the layer is."""
-        return len(request.settings) * (1e5 + self.space.sites[request.site].bytes)
-
     def estimate(self, workers: int = 1) -> float:
-        """Return about how many seconds `measure` will take for effects, from trying one gradient and one setting."""
-        if not self.missing:
-            return 0.0
+        """Return about how many seconds `measure` will take for effects.
+
+        The gradients and a few steps of each technique are measured for that, and kept, so that it costs nothing.
+        """
         start = time.perf_counter()
-        measure_fisher(self.task, self.space.sites.values(), 8)
-        gradient = time.perf_counter() - start
-        blank = Fisher.blank(self.task, self.space.sites.values())
-        smallest = min(self.missing, key=lambda r: self._weight(r) / len(r.settings))
-        one = Request(smallest.site, smallest.settings[-1:])
-        self.survey.effect(one.site, one.settings[0], blank)  # the first one also pays for what all share
-        start = time.perf_counter()
-        self.survey.effect(one.site, one.settings[0], blank)
-        pace = (time.perf_counter() - start) / self._weight(one)
-        examples = min(EXAMPLES, sum(len(target) for _, target in self.task.calibration))
-        return gradient * examples / 8 + pace * sum(map(self._weight, self.missing)) / workers
+        if self.missing:
+            self._foretold = foretell(self.missing, self.space.sites, self._one)
+            del self.missing  # some of them are known now
+        self._parts = sum(self._foretold.values()) / workers, self._estimate_together()
+        self._spent += time.perf_counter() - start
+        return sum(self._parts)
+
+    def _one(self, site: str, setting: Setting) -> None:
+        self.store.put(site, {setting: self.survey.effect(site, setting, self.fisher)})
+
+    @cached_property
+    def fisher(self) -> Fisher:
+        """The Fisher information of the original model."""
+        found = measure_fisher(self.task, self.space.sites.values())
+        self.store.by_loss = found.by_loss
+        return found
 
     def estimate_latency(self) -> float:
         """Return about how many seconds `measure` will take for the latency table, 0 if it is known or not wanted.
@@ -217,7 +235,7 @@ class Profiler:
         )
 
     def measure(
-        self, file_bytes: int, run: Surveyor | None = None, tell: Callable[[float], None] = lambda _: None
+        self, file_bytes: int, run: Surveyor | None = None, tell: Callable[[float, float], None] = lambda *_: None
     ) -> Profile:
         """Return the profile.
 
@@ -228,32 +246,42 @@ class Profiler:
         run
             Measures requests, in any order; by default one after the other in this process.
         tell
-            Called with the share of the work that is done.
+            Called with the share of the work that is done, and about how many seconds are left.
         """
-        start = time.perf_counter()
-        first = 0.0 if not self.missing else 1.0 if self.layers is None else 0.5
-        if self.missing:
-            fisher = measure_fisher(self.task, self.space.sites.values())
-            self.store.by_loss = fisher.by_loss
-            requests = list(self.missing)
-            whole, done = sum(map(self._weight, requests)), 0.0
-            for index, effects in (run or self._here)(requests, fisher):
+        if self._parts is None:
+            self.estimate()
+        assert self._parts is not None
+        steps, pairs = self._parts
+        timing = self.estimate_latency()
+        start, whole = time.perf_counter(), steps + pairs + timing
+
+        def progress(done: float) -> None:
+            share = min(1.0, done / whole) if whole else 1.0
+            tell(share, seconds_left(share, time.perf_counter() - start, whole))
+
+        requests = sorted(self.missing, key=lambda r: self._foretold[r.site], reverse=True)
+        finished, every = 0.0, sum(self._foretold.values())
+        if requests:
+            for index, effects in (run or self._here)(requests, self.fisher):
                 self.store.put(requests[index].site, dict(zip(requests[index].settings, effects)))
-                done += self._weight(requests[index])
-                tell(first * done / whole)
+                finished += self._foretold[requests[index].site]
+                progress(steps * finished / every)
+        together = self.together()
+        progress(steps + pairs)
         known, latency = self._known, None
         if self.layers is not None:
-            latency = self.layers.table(self.choices, known, lambda share: tell(first + (1 - first) * share))
+            latency = self.layers.table(self.choices, known, lambda share: progress(steps + pairs + timing * share))
+        self._spent += time.perf_counter() - start
         return Profile(
             self.choices,
             known,
             self.survey.units,
             file_bytes,
-            self.together(),
+            together,
             self.store.by_loss,
             scores_classes(self.task.loss),
             latency,
-            time.perf_counter() - start,
+            self._spent,
         )
 
     def _here(self, requests: Sequence[Request], fisher: Fisher) -> Iterator[tuple[int, list[Effect]]]:
@@ -265,18 +293,40 @@ class Profiler:
 
         Zeros cost less beside long numbers than beside short ones, so the shares of the two don't multiply.
         """
-        masks, formats = self._distinct(Stage.MASK), self._distinct(Stage.NUMERIC)
-        layers = [s for s in self.space.sites.values() if s.kind in LAYER_KINDS]
-        if not masks or not formats or not layers:
+        largest, pairs = self._pairs
+        if largest is None or not pairs:
             return {}
-        pairs, largest = list(product(masks, formats)), max(layers, key=lambda s: s.bytes)
         factors = self.store.together(largest.name, pairs)
         if factors is None:
             sample = Sample(self.survey, largest)
+            masks, formats = (dict.fromkeys(side) for side in zip(*pairs))
             alone = {s: sample.bytes(s) for s in (Setting(""), *masks, *formats)}
             factors = [sample.bytes(m, f) * alone[Setting("")] / (alone[m] * alone[f]) for m, f in pairs]
             self.store.put_together(largest.name, pairs, factors)
         return dict(zip(pairs, factors))
+
+    @cached_property
+    def _pairs(self) -> tuple[Site | None, list[tuple[Setting, Setting]]]:
+        """The largest layer, and each mask with each number format."""
+        layers = [s for s in self.space.sites.values() if s.kind in LAYER_KINDS]
+        pairs = list(product(self._distinct(Stage.MASK), self._distinct(Stage.NUMERIC)))
+        return max(layers, key=lambda s: s.bytes, default=None), pairs
+
+    def _estimate_together(self) -> float:
+        """Return about how many seconds `together` will take, from one pair of each number format's technique."""
+        largest, pairs = self._pairs
+        if largest is None or not pairs or self.store.together(largest.name, pairs) is not None:
+            return 0.0
+        sample = Sample(self.survey, largest)
+        groups: dict[str, list[tuple[Setting, Setting]]] = {}
+        for mask, number in pairs:
+            groups.setdefault(number.technique, []).append((mask, number))
+        found = 0.0
+        for group in groups.values():
+            start = time.perf_counter()
+            sample.bytes(*group[len(group) // 2])
+            found += (time.perf_counter() - start) * len(group)
+        return found
 
     def _distinct(self, stage: Stage) -> list[Setting]:
         found = zip(self.choices.decisions, self.choices.settings)

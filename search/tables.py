@@ -11,6 +11,7 @@ from rich.table import Table
 from ..evaluators.base import Measurement, evaluators
 from ..spaces.catalogue import in_stage_order, techniques
 from .front import Front, Point
+from .report.figures import paired
 
 _COLUMNS = ("size", "macs", "latency", "memory")
 
@@ -80,9 +81,11 @@ def point_table(point: Point, front: Front) -> Table:
         table.add_column(name)
     names = dict.fromkeys((*point.final, *point.result.measurements))
     for name in names:
+        found = point.final.get(name)
+        timed = paired(found.value, found.detail) if found is not None else ""
         table.add_row(
-            name, _cell(point.final.get(name), point.value(name)), _cell(front.baseline.final.get(name)),
-            end_section=name == list(names)[-1],
+            name, _cell(found, point.value(name)) + (f" ({timed})" if timed else ""),
+            _cell(front.baseline.final.get(name)), end_section=name == list(names)[-1],
         )  # fmt: skip
     sites = list(dict.fromkeys(s.site for s in point.recipe.steps))
     for site in sites:

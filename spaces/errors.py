@@ -10,6 +10,10 @@ class PressError(Exception):
     """A mistake the user can mend. The command line prints it without a traceback and exits with 2."""
 
 
+#: Of a value in a message: more isn't read.
+_LONGEST = 100
+
+
 class SettingError(PressError, ValueError):
     """A setting has a value that its rule forbids.
 
@@ -27,11 +31,17 @@ class SettingError(PressError, ValueError):
 
     def __init__(self, setting: str, value: object, rule: str, advice: str = "") -> None:
         self.setting, self.value, self.rule, self.advice = setting, value, rule, advice
-        super().__init__(f"{setting} = {value!r}: {rule}." + (f" {advice}" if advice else ""))
+        super().__init__(f"{setting} = {_brief(value)}: {rule}." + (f" {advice}" if advice else ""))
 
     def __reduce__(self) -> tuple[type[SettingError], tuple[object, ...]]:
         """Keep the four parts when the error crosses a process boundary."""
         return type(self), (self.setting, self.value, self.rule, self.advice)
+
+
+def _brief(value: object) -> str:
+    """Return a value on one line, its middle left out where it is long, such as a whole model."""
+    text = " ".join(repr(value).split()) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 20]} ... {text[-15:]}"
 
 
 class ModelError(PressError):

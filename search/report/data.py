@@ -17,7 +17,18 @@ from .page import render
 FILE = "report.html"
 
 #: Facts that it takes to repeat a run, in the order shown.
-_REPRODUCE = ("seed", "task", "space", "sampler", "racing", "budget", "machine", "versions")
+_REPRODUCE = (
+    "seed",
+    "task",
+    "space",
+    "objectives",
+    "constraints",
+    "sampler",
+    "racing",
+    "budget",
+    "machine",
+    "versions",
+)
 
 #: Points of the hypervolume curve: more can't be told apart on a screen.
 _CURVE = 200
@@ -44,10 +55,11 @@ def report_data(front: Front, about: Mapping[str, Any]) -> dict[str, Any]:
         "hypervolume": _curve(front),
         "sites": about.get("sites", []),
         "reproduce": {
-            "command": about.get("command", f"paretopress resume {folder}"),
+            "command": about.get("command", ""),
             **{k: about[k] for k in _REPRODUCE if k in about},
         },
-        "notes": list(front.notes),
+        "infeasible": "" if front.feasible else front.notes[0],
+        "notes": list(front.notes) if front.feasible else list(front.notes[1:]),
         "failures": [{"reason": r, "count": n} for r, n in Counter(r.error for r in front.errors).most_common()],
     }
 

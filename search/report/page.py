@@ -11,7 +11,7 @@ from ...spaces.errors import SettingError
 from .answers import DEFAULT, answers
 from .choices import describe, matrix
 from .document import clean, document
-from .figures import axis, change, factor, kind_of, label, number, show, show_range
+from .figures import axis, change, factor, kind_of, label, number, paired, show, show_range
 
 _REQUIRED = ("name", "objectives", "quality", "baseline", "points")
 _ALWAYS = ("size", "latency")  # what one asks for even if the search didn't
@@ -40,6 +40,7 @@ def render(data: Mapping[str, Any]) -> str:
             hypervolume: [[number of trials, value]]
             sites: [{name, kind, shape, macs, bytes}]
             reproduce: {command, seed, task, space, sampler, budget, machine, versions: {package: version}}
+            infeasible: str, which limits the nearest point misses if no point keeps them all
             notes: [str]; failures: [{reason, count}], by default the errors of the failed trials, counted
 
             POINT: {id, trial, digest, path, pick, flags: [str],
@@ -111,6 +112,7 @@ def _view(data: dict[str, Any]) -> dict[str, Any]:
         "matrix": client["matrix"],
         "reproduce": _reproduce(data.get("reproduce") or {}),
         "command": (data.get("reproduce") or {}).get("command") or "",
+        "infeasible": data.get("infeasible") or "",
         "notes": data.get("notes") or [],
         "limits": _limits(data, by_name, split),
     }
@@ -187,7 +189,7 @@ def _figures(measured: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any
             "high": None if exact else high,
             "text": show(value, kind, unit),
             "range": around,
-            "detail": _detail((given or {}).get("detail") or {}),
+            "detail": _detail(value, (given or {}).get("detail") or {}),
         }
     return out
 
@@ -199,12 +201,8 @@ def _interval(given: Mapping[str, Any]) -> tuple[float | None, float | None]:
     return number(interval[0]), number(interval[1])
 
 
-def _detail(detail: Mapping[str, Any]) -> str:
-    milliseconds = number(detail.get("milliseconds"))
-    words = [] if milliseconds is None else [f"{milliseconds:.3g} ms"]
-    if detail.get("noisy"):
-        words.append("noisy")
-    return ", ".join(words)
+def _detail(value: float | None, detail: Mapping[str, Any]) -> str:
+    return ", ".join(words for words in (paired(value, detail), "noisy" if detail.get("noisy") else "") if words)
 
 
 def _ratio(name: str, given: Mapping[str, Any]) -> dict[str, str] | None:
@@ -294,8 +292,8 @@ def _limits(data: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], s
         out.append(
             "Latency was measured on this machine beside the baseline"
             + (f" ({', '.join(facts)})" if facts else "")
-            + "; other hardware or another runtime can rank the points differently."
-            + (f" {noisy} of the measurements were noisy." if noisy else "")
+            + ", and milliseconds are of the original’s at that moment; other hardware or another runtime can rank the "
+            "points differently." + (f" {noisy} of the measurements were noisy." if noisy else "")
         )
     uncounted = Counter(
         operator

@@ -85,7 +85,13 @@ def _measured(ident: int | None, accuracy: float, size: float, macs: float, late
         "value": latency,
         "unit": "x baseline",
         "interval": [latency * 0.97, latency * 1.04],
-        "detail": {"milliseconds": 2.31 * latency, "batch": 1, "threads": 1, "runtime": "torch eager"},
+        "detail": {
+            "milliseconds": 2.31 * latency,
+            "baseline_milliseconds": 2.31,
+            "batch": 1,
+            "threads": 1,
+            "runtime": "torch eager",
+        },
     }
     return {
         "id": ident,

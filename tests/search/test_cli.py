@@ -50,6 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "d.yaml").write_text(YAML)
     done = command("search", "d.yaml", cwd=place)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("measuring the original model; trials run in this process, one at a time")
     assert "Pareto front" in done.stdout
     assert "d/report.html" in done.stdout
     return place
@@ -70,6 +71,18 @@ def test_resume_reaches_a_larger_budget(folder: Path) -> None:
     lines = (folder / "d/journal.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 7
     assert len({json.loads(line)["trial"]["digest"] for line in lines[1:]}) == 7
+
+
+def test_a_finished_run_says_so(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Resuming it shows its front and how to get more, and a smaller total than it has is refused."""
+    trials = len((folder / "d/journal.jsonl").read_text().splitlines()) - 1
+    done = command("resume", "d", "--trials", str(trials), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert f"{trials} of {trials} trials are done; give --trials" in done.stderr
+    assert "measuring" not in done.stderr
+    assert "Pareto front" in done.stdout
+    text = refused("resume", str(folder / "d"), "--trials", "2", capsys=capsys)
+    assert f"trials = 2: is less than the {trials} that the run has" in text
 
 
 def test_report_is_written_again(folder: Path) -> None:

@@ -50,7 +50,13 @@ def test_everything_that_can_be_set_is_read(tmp_path: Path) -> None:
     [
         ("task: a:b\nsampeler: tpe", "Did you mean 'sampler'"),
         ("task: a:b\nbudget: {trails: 3}", "Did you mean 'trials'"),
-        ("task: a:b\nbudget: {trials: 0}", "greater than or equal to 1"),
+        ("task: a:b\nbudget: {trials: 0}", "must be at least 1. Use minutes"),
+        ("task: a:b\nbudget: 30", "budget = 30: must hold keys and values. Write {trials: 50}"),
+        ("task: a:b\nray: auto", "must hold keys and values. Write {workers: 4}"),
+        ("task: a:b\nobjectives: accuracy", "must be a list. Write [accuracy, size]"),
+        ("task: a:b\nconstraints: size <= 3 kB", "must be a list. Write ['accuracy drop <= 1%']"),
+        ("task: a:b\ntechniques: 3", "a list of names, or names with their settings"),
+        ("task: a:b\nseed: one", "must be a whole number"),
         ("task: a:b\nbudget: {trials: many}", "budget.trials = 'many'"),
         ("task: a:b\nray: {workers: 1.5}", "ray.workers"),
         ("task: a:b\nbudget: {evaluations: 0}", "budget.evaluations = 0"),
@@ -70,6 +76,7 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, expected: str) -> None:
         read_yaml(written(tmp_path, text))
     assert expected in str(caught.value)
     assert "run.yaml" in str(caught.value)
+    assert "Section" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +96,8 @@ def test_a_task_that_cannot_be_imported_says_why(tmp_path: Path, name: str, expe
     with pytest.raises(SettingError) as caught:
         import_function(name, "task", tmp_path)
     assert expected in str(caught.value)
+    if name.startswith("nowhere"):
+        assert f"in {tmp_path} or {Path.cwd()}, and none is installed" in str(caught.value)
 
 
 def test_a_function_that_returns_no_task_is_refused(tmp_path: Path) -> None:

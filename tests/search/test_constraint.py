@@ -38,11 +38,11 @@ def test_limits_are_kept_or_broken(text: str, kept: bool) -> None:
     assert (violation <= 1e-9) is kept
 
 
-def test_drop_of_a_loss_is_its_rise() -> None:
-    """For a metric that is minimised, a drop in quality is a rise of its value."""
+def test_a_loss_rises_where_accuracy_drops() -> None:
+    """For a metric of which less is better, worse is a rise of its value."""
     base = Result(0, Recipe(), {"mse": Measurement(1.0)})
     worse = Result(1, Recipe(), {"mse": Measurement(1.5)})
-    [violation] = violations([Constraint.parse("mse drop <= 0.25")], worse, base, Objective("mse", "minimize"))
+    [violation] = violations([Constraint.parse("mse rise <= 0.25")], worse, base, Objective("mse", "minimize"))
     assert violation == pytest.approx(1.0)
 
 
@@ -51,6 +51,63 @@ def test_another_form_is_refused(text: str) -> None:
     """The message shows the text and the forms that are understood."""
     with pytest.raises(SettingError, match="must read like"):
         Constraint.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("size", "a sign is missing"),
+        ("size < 3", "'< 3' is not a sign"),
+        ("size <= big", "'big' is not a number"),
+        ("accuracy dorp <= 2%", "'dorp <= 2%' is not drop, rise or a sign"),
+        ("size <= 3 furlongs", "'furlongs' is no unit"),
+        ("", "the name of a metric is missing"),
+    ],
+)
+def test_the_part_that_is_not_understood_is_shown(text: str, part: str) -> None:
+    """With it come the signs and the units that the metric may have."""
+    with pytest.raises(SettingError) as caught:
+        Constraint.parse(text)
+    assert part in str(caught.value)
+    assert "Signs: <= and >=. Units" in str(caught.value)
+    if text.startswith("size"):
+        assert "Units of size: x, %, B, kB, MB, GB, k, M, G, or none" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("size <= -3 kB", "size is always above 0"),
+        ("latency <= 0", "latency is always above 0"),
+        ("size <= 0.1", "less than one byte. Did you mean 'size <= 0.1x'"),
+        ("macs <= 0.5", "less than one MAC. Did you mean 'macs <= 0.5x'"),
+        ("macs <= 3 kB", "'kB' is no unit of macs"),
+        ("accuracy drop <= -1", "limited from above, by 0 or more"),
+        ("accuracy drop >= 0.1", "limited from above, by 0 or more"),
+        ("accuracy rise <= 0.1", "Write 'accuracy drop <= ...'"),
+    ],
+)
+def test_limits_without_sense_are_refused(text: str, message: str) -> None:
+    """A slip that would make every model or none keep the limit is told before the first trial."""
+    with pytest.raises(SettingError) as caught:
+        check_constraints([Constraint.parse(text)], QUALITY)
+    assert message in str(caught.value)
+
+
+def test_a_loss_does_not_drop_except_in_runs_of_old() -> None:
+    """The word for a metric of which less is better is asked for, and limits that a run folder holds are still read."""
+    loss, old = Objective("mse", "minimize", True), [Constraint.parse("mse drop <= 0.25")]
+    with pytest.raises(SettingError, match="Write 'mse rise <= ...'"):
+        check_constraints(old, loss)
+    check_constraints(old, loss, stored=True)
+    base = Result(0, Recipe(), {"mse": Measurement(1.0)})
+    assert allowed(old, base, loss) == allowed([Constraint.parse("mse rise <= 0.25")], base, loss)
+
+
+def test_how_far_a_limit_is_missed() -> None:
+    """The value and the excess are in the metric's unit, of a drop those of the drop."""
+    assert Constraint.parse("size <= 0.2x").missed_by(SMALL, BASE, QUALITY) == (300, 100)
+    assert Constraint.parse("accuracy drop <= 1%").missed_by(SMALL, BASE, QUALITY) == pytest.approx((0.02, 0.01))
 
 
 def test_only_the_quality_can_drop() -> None:
@@ -76,7 +133,7 @@ def test_the_allowed_range_says_what_the_violation_says(text: str) -> None:
 def test_ranges_of_a_loss_and_of_several_limits() -> None:
     """A drop of a metric to be minimised is an upper end, and two limits on one metric leave what both allow."""
     base = Result(0, Recipe(), {"mse": Measurement(1.0)})
-    drop = Constraint.parse("mse drop <= 0.25")
+    drop = Constraint.parse("mse rise <= 0.25")
     assert allowed([drop], base, Objective("mse", "minimize"))["mse"] == (-math.inf, 1.25)
     both = [Constraint.parse("size <= 0.3x"), Constraint.parse("size >= 100"), Constraint.parse("size <= 400")]
     assert allowed(both, BASE, QUALITY) == {"size": (100.0, 300.0)}

@@ -15,7 +15,7 @@ from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from paretopress.search.costs import CostModel
 from paretopress.search.drop_in import ParetoSampler, params_of, suggest
@@ -30,8 +30,6 @@ from paretopress.spaces.space import Space
 
 BYTES, ACCURACY = 209_781, 0.98
 BOTH = ["maximize", "minimize"]
-
-Trial = optuna.Trial
 
 
 class Planted:
@@ -64,9 +62,7 @@ class Planted:
         cost = self.cost(recipe)
         latency = 2.0 * (cost["bops"] / self.cost(Recipe())["bops"]) ** 0.3
         accuracy = ACCURACY - 0.9 * damage / (damage + self.typical)
-        return {
-            **cost, "size": 1.02 * cost["size"], "accuracy": accuracy, "latency": latency, "speed": 1 / latency,
-        }  # fmt: skip
+        return {**cost, "size": 1.02 * cost["size"], "accuracy": accuracy, "latency": latency, "speed": 1 / latency}
 
     def objective(self, *names: str) -> Callable[[Trial], tuple[float, ...]]:
         """Return a user's objective of these metrics."""

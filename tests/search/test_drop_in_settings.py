@@ -65,15 +65,18 @@ def test_study_of_another_space_is_refused(task: Task, space: Space, sampler: Pa
         ({"baseline": {"accuracy": 0.9, "size": 209.8}}, "another unit"),
         ({"constraints": ["small"]}, "must read like"),
         ({"constraints": ["memory <= 3"]}, "lacks memory"),
+        ({"baseline": None}, "baseline = None: must be a Mapping. Write Measure"),
+        ({"profile": None}, "profile = None: must be a Profile. Write profile"),
+        ({"objectives": ("mse", "size"), "baseline": {"mse": 1.0}}, "write quality='mse'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(
     space: Space, profile: Profile, changes: dict[str, object], message: str
 ) -> None:
     """Mistakes show where the sampler is made, not in the middle of a study."""
-    given = {"baseline": {"accuracy": 0.9}, **changes}
+    given = {"profile": profile, "baseline": {"accuracy": 0.9}, **changes}
     with pytest.raises(SettingError, match=message):
-        ParetoSampler(space, profile, **given)  # type: ignore[arg-type] # wrong on purpose
+        ParetoSampler(space, **given)  # type: ignore[arg-type] # wrong on purpose
 
 
 def test_profile_of_another_space_is_refused(space: Space, profile: Profile) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from paretopress.search import Measure, Recipe, Space, Task, load, search
+from paretopress.search.trial import Bench, Finished, Job
 from paretopress.spaces.errors import ModelError, SettingError
 from paretopress.spaces.recipe import Step
 
@@ -41,7 +44,37 @@ def test_a_recipe_that_cant_be_applied_is_an_error_with_the_reason(task: Task, s
     assert measure(Recipe())["size"] > 0
 
 
-@pytest.mark.parametrize("metrics", [[], "size", ["sise"]])
+def test_threads_take_turns(task: Task, space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study with several threads loses no trial: models can't be traced in two threads at a time."""
+    inside = most = 0
+    run = Bench.run
+
+    def counted(bench: Bench, job: Job) -> Finished:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.05)
+        try:
+            return run(bench, job)
+        finally:
+            inside -= 1
+
+    monkeypatch.setattr(Bench, "run", counted)
+    measures = [Measure(task, space, ["size"]) for _ in range(2)]
+    recipes = [space.uniform(level) for level in (0.0, 0.3, 0.6, 1.0)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda i: measures[i % 2](recipes[i])["size"], range(4)))
+    assert most == 1
+    assert found == [measures[0](recipe)["size"] for recipe in recipes]
+
+
+def test_what_is_no_recipe_is_refused(task: Task, space: Space) -> None:
+    """The message names what to write, where `None` would be an error deep inside."""
+    with pytest.raises(SettingError, match="recipe = None: must be a Recipe"):
+        Measure(task, space, ["size"])(None)  # type: ignore[arg-type]  # the mistake that is tested
+
+
+@pytest.mark.parametrize("metrics", [[], "size", ["sise"], ["size", 3]])
 def test_wrong_metrics_are_refused(task: Task, space: Space, metrics: list[str]) -> None:
     """A mistake shows before the first trial."""
     with pytest.raises(SettingError):

@@ -14,7 +14,7 @@ from rich.console import Console
 from paretopress.search import latency_check, profile, stopwatch
 from paretopress.search.cli import main
 from paretopress.search.executor import Resources
-from paretopress.search.profile_run import duration, measure
+from paretopress.search.profile_run import measure
 from paretopress.spaces.errors import SettingError
 from paretopress.spaces.space import Space
 from paretopress.spaces.task import Task
@@ -51,7 +51,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_command_prints_and_writes_the_profile(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It says its cost first, prints the table and the check, and writes the page and the data beside each other."""
     out, err = run("profile", "d.yaml", capsys=capsys)
-    assert err.startswith("7 single steps, ")
+    first, then = err.splitlines()[:2]
+    assert first == "7 single steps to measure: gradients and a few of each technique come first"
+    assert then.startswith("7 single steps, ")
     assert "a check on 7 of them" in err
     for word in ("block4.conv1", "group:block4.conv1", "integer", "channels", "most sensitive", "checked on 7 steps"):
         assert word in out
@@ -65,7 +67,7 @@ def test_command_prints_and_writes_the_profile(place: Path, capsys: pytest.Captu
     assert err.startswith("all 7 single steps are known from an earlier run")
     (place / "d.yaml").write_text(YAML.replace("[8, 4]", "[8, 4, 2]"))
     _, err = run("profile", "d.yaml", "--technique", "integer", "--layers", "fc", capsys=capsys)
-    assert err.startswith("3 of 10 single steps, ")
+    assert "\n3 of 10 single steps, " in err
 
 
 def test_latency_is_timed_on_request(
@@ -170,6 +172,10 @@ def test_python_function_refuses_what_it_can_not_use(task: Task, space: Space) -
         profile(task, "full")  # type: ignore[arg-type] # the mistake that is tested
     with pytest.raises(SettingError, match="'ray' or 'local'"):
         profile(task, space, executor="cluster")
+    with pytest.raises(SettingError, match="latency = 'yes': must be True or False"):
+        profile(task, space, latency="yes")  # type: ignore[arg-type] # the mistake that is tested
+    with pytest.raises(SettingError, match="resources = 3: must be Resources"):
+        profile(task, space, resources=3)  # type: ignore[arg-type] # the mistake that is tested
 
 
 def test_a_space_without_layer_steps_is_said(task: Task) -> None:
@@ -181,8 +187,3 @@ def test_a_space_without_layer_steps_is_said(task: Task) -> None:
     assert check.rows == ()
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == "the space has no step that changes a layer\n"
-
-
-def test_times_are_said_as_people_say_them() -> None:
-    """Estimates have no false digits."""
-    assert [duration(s) for s in (0.2, 3.4, 250)] == ["less than 1 s", "about 3 s", "about 4 min"]

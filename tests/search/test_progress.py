@@ -7,7 +7,7 @@ import pytest
 from paretopress.evaluators.base import Measurement
 from paretopress.search import progress
 from paretopress.search.plan import Budget
-from paretopress.search.progress import Progress
+from paretopress.search.progress import Progress, duration
 from paretopress.search.result import Objective, Result, Status
 from paretopress.spaces.recipe import Recipe, Step
 
@@ -26,7 +26,8 @@ def test_stopped_and_failed_trials_are_told_apart(
     """A log says how many trials were stopped early, which is good, and how many failed, which is not."""
     monkeypatch.setattr(progress, "_EVERY", 0.0)
     base = result(0, "ok")
-    with Progress(Budget(trials=9), GOALS, base) as watcher:
+    with Progress(Budget(trials=9), GOALS) as watcher:
+        watcher.searching(base)
         statuses: list[Status] = ["stopped", "stopped", "failed", "ok"]
         for number, status in enumerate(statuses, 1):
             watcher.finished(result(number, status), [base], 0)
@@ -34,3 +35,34 @@ def test_stopped_and_failed_trials_are_told_apart(
     assert last.startswith("4 of 9")
     assert "2 stopped early" in last
     assert "1 failed" in last
+
+
+def test_the_front_is_counted_as_in_the_table(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The original model is no point of the front, neither while the search runs nor at its end."""
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    base, other = result(0, "ok"), result(1, "ok")
+    with Progress(Budget(trials=9), GOALS) as watcher:
+        watcher.searching(base)
+        watcher.finished(other, [base, other], 0)
+        assert "front 1 " in capsys.readouterr().err
+        watcher.finished(result(2, "failed"), [base], 0)
+        assert "front 1 " in capsys.readouterr().err
+
+
+def test_the_time_that_a_profile_still_takes_is_shown(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A log says how far the layers are and how long it will take; the end of it is no news."""
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    with Progress(Budget(trials=9), GOALS) as watcher:
+        watcher.profiling(0.25, 41.0)
+        watcher.profiling(1.0, 0.0)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("25 % of measuring the layers' sensitivity, about 41 s left")
+
+
+def test_times_are_said_as_people_say_them() -> None:
+    """Estimates have no false digits."""
+    assert [duration(s) for s in (0.2, 3.4, 250)] == ["less than 1 s", "about 3 s", "about 4 min"]

@@ -23,6 +23,7 @@ from paretopress.search import Front, Recipe, Resources, Space, Task, load, open
 from paretopress.search.artifact import FILE
 from paretopress.search.journal import read
 from paretopress.search.pareto import dominates
+from paretopress.search.tables import amount
 from paretopress.spaces import catalogue
 from paretopress.spaces.errors import DataError, ModelError, RunError, SettingError
 from paretopress.spaces.knob import Knob
@@ -124,11 +125,29 @@ def test_a_resumed_run_finds_its_models_again(task: Task, space: Space, tmp_path
     sizes = [p.final["size"].value for p in before]
     for file in (folder / "models").iterdir():
         file.unlink()
+    (folder / "front.json").unlink()  # or there is nothing left to do
     after = run(task, space, folder, budget=6, existing="resume")
     assert [p.final["size"].value for p in after] == sizes
     for point in after:
         assert point.path is not None
         assert (point.path / FILE).stat().st_size == point.final["size"].value
+
+
+def test_a_finished_run_is_not_measured_again(
+    task: Task, space: Space, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Resuming it returns its front at once and says how to get more; other limits ask for another front."""
+    folder = tmp_path / "r"
+    before = run(task, space, folder, budget=5)
+    stamp = (folder / "front.json").stat().st_mtime_ns
+    again = run(task, space, folder, budget=5, existing="resume", progress=True)
+    assert "5 of 5 trials are done; give --trials (in Python: budget=) for more" in capsys.readouterr().err
+    assert (folder / "front.json").stat().st_mtime_ns == stamp
+    assert repr(again) == repr(before)
+    run(task, space, folder, budget=5, existing="resume", constraints=["size <= 0.5x"])
+    assert (folder / "front.json").stat().st_mtime_ns > stamp
+    (folder / "front.json").write_text("{")
+    assert len(run(task, space, folder, budget=5, existing="resume")) == len(before)
 
 
 def test_a_small_space_is_exhausted(task: Task, tmp_path: Path) -> None:
@@ -199,18 +218,29 @@ def test_a_failing_trial_is_recorded_and_does_not_end_the_run(
     assert any("failed" in note for note in front.notes)
 
 
-def test_constraints_are_kept_or_the_nearest_points_are_shown(task: Task, space: Space, tmp_path: Path) -> None:
-    """Front points keep the limits; if none can, the run says so and returns the nearest."""
+def test_constraints_are_kept_or_the_nearest_points_are_shown(
+    task: Task, space: Space, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Front points keep the limits; if none can, the run says by how much the nearest misses, wherever one looks."""
     limit = 9000
     front = run(task, space, tmp_path / "a", budget=12, constraints=[f"size <= {limit}"])
     assert front.feasible
     assert all(p.result.value("size") <= limit for p in front)
-    hopeless = run(task, space, tmp_path / "b", budget=8, constraints=["size <= 10"])
+    hopeless = run(
+        task, space, tmp_path / "b", budget=8, constraints=["size <= 10", "accuracy drop <= 1"], progress=True
+    )
     assert not hopeless.feasible
     assert len(hopeless) >= 1
     smallest = min(r.value("size") for r in hopeless.results if r.status == "ok")
     assert hopeless[0].result.value("size") == smallest
-    assert any("nearest" in note for note in hopeless.notes)
+    missed = hopeless.notes[0]
+    assert missed.startswith(
+        f"No model keeps all limits. The nearest one, point {hopeless[0].id}, misses size <= 10 by "
+    )
+    assert missed.endswith(f"(it has {amount(smallest, 'B')}).")
+    assert f"! {missed}" in repr(hopeless)
+    assert missed in " ".join(capsys.readouterr().err.split())
+    assert "No model" not in repr(front)
 
 
 def test_duplicates_are_answered_from_the_journal(task: Task, tmp_path: Path) -> None:
@@ -235,6 +265,11 @@ class TestBadInput:
             ({"objectives": ["accuracy", "sise"]}, SettingError, "size"),
             ({"objectives": ["accuracy"]}, SettingError, "at least two"),
             ({"objectives": "accuracy"}, SettingError, "list"),
+            ({"objectives": ["accuracy", 3]}, SettingError, "list of names"),
+            ({"sampler": None}, SettingError, "sampler = None: is unknown"),
+            ({"run": 3}, SettingError, "run = 3: must be a folder's path"),
+            ({"resources": 3}, SettingError, "resources = 3: must be Resources"),
+            ({"constraints": None}, SettingError, "constraints = None: must be a list"),
             ({"sampler": "nsga"}, SettingError, "nsga2"),
             ({"budget": 0}, SettingError, "at least 1"),
             ({"budget": None}, SettingError, "no limit"),

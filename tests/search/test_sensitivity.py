@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from paretopress.compressors.base import Compressor, register
 from paretopress.compressors.draft import Context, Draft
 from paretopress.evaluators.latency import Latency
 from paretopress.search import sensitivity, stopwatch
+from paretopress.search.effects import Effect
 from paretopress.search.fisher import Fisher
 from paretopress.search.profile_store import ProfileStore
 from paretopress.search.sample import Sample
 from paretopress.search.sensitivity import Profile, Profiler
 from paretopress.spaces.catalogue import REGISTRY
+from paretopress.spaces.choices import Setting
 from paretopress.spaces.knob import Knob
 from paretopress.spaces.metric import Metric
 from paretopress.spaces.site import MODEL, Site
@@ -97,6 +99,16 @@ def test_known_profiles_are_read_and_say_the_same(
     assert (again.by_loss, again.classes) == (first.by_loss, first.classes) == (True, True)
 
 
+def test_a_profile_prints_as_a_summary(task: Task, space: Space) -> None:
+    """Printing it says how much there is, which layers are sensitive and what is cheap, not every figure."""
+    lines = repr(measured(task, space)).splitlines()
+    assert lines[0].startswith("Profile(")
+    assert lines[0].endswith(" sites, a file of 10,000 bytes)")
+    assert [line.split()[0] for line in lines[1:]] == ["most", "most", "rows()"]
+    assert "conv1 (" in lines[1]
+    assert max(map(len, lines)) < 200
+
+
 def test_how_damages_were_measured_is_kept(task: Task, tmp_path: Path) -> None:
     """A profile that is read from disk still says that its loss couldn't be evaluated."""
 
@@ -105,7 +117,8 @@ def test_how_damages_were_measured_is_kept(task: Task, tmp_path: Path) -> None:
 
     error = Metric("mse", lambda output, _: float(output.square().mean()), direction="minimize")
     images = [(args, F.one_hot(target, 10).float()) for args, target in task.validation]
-    unlabelled = Task(task.model, images, loss=broken, metric=error)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()  # without batch norm, which would need the loss
+    unlabelled = Task(model, images, loss=broken, metric=error)
     space = Space.from_task(unlabelled, {"integer": {"bits": [4]}})
     for _ in range(2):
         found = measured(unlabelled, space, tmp_path)
@@ -126,7 +139,7 @@ def test_latency_is_measured_where_it_is_asked_for(task: Task, tmp_path: Path, m
     assert profiler.estimate() == 0
     assert profiler.estimate_latency() > 0
     shares: list[float] = []
-    found = profiler.measure(10_000, tell=shares.append)
+    found = profiler.measure(10_000, tell=lambda share, _: shares.append(share))
     assert found.effects == plain.effects
     assert found.latency is not None
     assert shares[-1] == 1
@@ -147,7 +160,36 @@ def test_progress_never_goes_back(task: Task, monkeypatch: pytest.MonkeyPatch) -
     """Single steps and times are one piece of work, from nothing to all."""
     monkeypatch.setattr(stopwatch, "SECONDS", 0.0)
     shares: list[float] = []
+    left: list[float] = []
+
+    def tell(share: float, seconds: float) -> None:
+        shares.append(share)
+        left.append(seconds)
+
     space = Space.from_task(task, {"svd": {"fraction": [0.5]}})
-    Profiler(task, space, ProfileStore(task, None), Latency()).measure(10_000, tell=shares.append)
+    Profiler(task, space, ProfileStore(task, None), Latency()).measure(10_000, tell=tell)
     assert np.all(np.diff(shares) >= 0)
     assert shares[-1] == 1
+    assert min(left) == left[-1] == 0
+
+
+def test_the_estimate_costs_nothing(task: Task, space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured to foretell the time is kept: no step is measured twice, and the gradients neither."""
+    profiler = Profiler(task, space, ProfileStore(task, None))
+    calls: list[tuple[str, str]] = []
+    one, gradients = profiler.survey.effect, sensitivity.measure_fisher
+
+    def effect(site: str, setting: Setting, fisher: Fisher) -> Effect:
+        calls.append((site, str(setting)))
+        return one(site, setting, fisher)
+
+    def fisher(*given: Any) -> Fisher:
+        calls.append(("", "gradients"))
+        return gradients(*given)
+
+    monkeypatch.setattr(profiler.survey, "effect", effect)
+    monkeypatch.setattr(sensitivity, "measure_fisher", fisher)
+    assert profiler.estimate() > 0
+    assert 0 < len(calls) < profiler.count
+    profiler.measure(10_000)
+    assert len(calls) == len(set(calls)) == profiler.count + 1

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paretopress.search.report.figures import axis, change, factor, kind_of, label, number, share, show, show_range
+from paretopress.search.report.figures import (
+    axis,
+    change,
+    factor,
+    kind_of,
+    label,
+    number,
+    paired,
+    share,
+    show,
+    show_range,
+)
 
 
 def plain(text: str) -> str:
@@ -73,3 +84,10 @@ def test_metrics_are_named_in_prose() -> None:
         "latency at batch 8",
     ]
     assert axis(kind_of("delay", "ms"), "ms") == (".4~g", " in ms")
+
+
+def test_milliseconds_say_what_the_ratio_says() -> None:
+    """They are of the original's in the same pairs, so that a faster model never shows more of them."""
+    assert paired(0.96, {"milliseconds": 0.0771, "baseline_milliseconds": 0.0567}) == "0.0544 of 0.0567 ms"
+    assert paired(0.96, {"milliseconds": 0.0771}) == ""
+    assert paired(None, {"baseline_milliseconds": 0.0567}) == ""

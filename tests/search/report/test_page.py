@@ -288,3 +288,19 @@ def test_missing_key_is_named() -> None:
     """Data that is no report fails with the names of what it lacks."""
     with pytest.raises(SettingError, match=r"baseline.*points"):
         render({"name": "x", "objectives": [], "quality": "accuracy"})
+
+
+def test_limits_that_nothing_keeps_come_first() -> None:
+    """Who opens the page reads before any other answer that no model keeps the limits, and by how much."""
+    data = run() | {"infeasible": "No model keeps all limits. The nearest one misses size <= 3 kB by 1 kB."}
+    text = Read(render(data)).text
+    assert 0 < text.index("No model keeps all limits") < text.index("you can give up")
+    assert "No model keeps" not in Read(render(run())).text
+
+
+def test_the_command_says_what_a_used_folder_needs() -> None:
+    """A command that is copied must not end in a refusal that nobody explained."""
+    data = run() | {"reproduce": {"command": "paretopress search d.yaml"}}
+    assert "add --fresh" in Read(render(data)).text
+    fresh = run() | {"reproduce": {"command": "paretopress search d.yaml --fresh"}}
+    assert "add --fresh" not in Read(render(fresh)).text

@@ -1,0 +1,38 @@
+"""A run that has nothing left to do: its front is there, and measuring it again would only take time."""
+
+from __future__ import annotations
+
+from ..spaces.errors import RunError
+from .artifact import FILE
+from .facts import limits_of
+from .front import Front
+from .plan import Plan
+from .saved import FRONT, load_front
+
+#: What is said of it, with the number of its trials and of those that were asked for.
+ALL_DONE = "{} of {} trials are done; give --trials (in Python: budget=) for more"
+
+
+def finished_front(plan: Plan, trials: int) -> Front | None:
+    """Return the front of a run that has all its trials; None if there is work to do.
+
+    There is, where the front was never written, its files are gone, or it was sought under other limits.
+
+    Parameters
+    ----------
+    plan
+        Of the session that would go on.
+    trials
+        In the journal.
+    """
+    wanted = plan.budget.trials
+    if wanted is None or trials < wanted or not (plan.folder / FRONT).is_file():
+        return None
+    try:
+        front, about = load_front(plan.folder)
+    except RunError:  # damaged: it is written again
+        return None
+    kept = all(p.path is not None and (p.path / FILE).is_file() for p in front)
+    if not kept or about.get("trials") != trials or about.get("constraints") != limits_of(plan):
+        return None
+    return front

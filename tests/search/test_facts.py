@@ -1,0 +1,69 @@
+"""Sentences on a run: what they count, and whether they are English."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from paretopress.evaluators.base import Measurement
+from paretopress.search import facts
+from paretopress.search.facts import notes
+from paretopress.search.front import Front, Point
+from paretopress.search.plan import Plan
+from paretopress.search.result import Objective, Result
+from paretopress.spaces.recipe import Recipe, Step
+from paretopress.spaces.space import Space
+
+QUALITY = Objective("accuracy", "maximize", True)
+
+
+def result(number: int, **more: Any) -> Result:
+    """Return a result on 200 validation examples."""
+    recipe = Recipe.of([Step.of("a", "t", n=number)]) if number else Recipe()
+    measured = {"accuracy": Measurement(0.9, repeats=200), "size": Measurement(10, "B"), "macs": Measurement(5)}
+    return Result(number, recipe, measured, **{"work": {"examples": 200}, **more})
+
+
+def front(*results: Result) -> Front:
+    """Return a front of the first two results."""
+    base, point = (Point(i - 1, r, r.measurements) for i, r in enumerate(results[:2]))
+    return Front((QUALITY, Objective("size", "minimize")), QUALITY, base, (point,), results, "test")
+
+
+def said(found: Front, repeats: int = 0) -> Iterator[str]:
+    """Return the sentences on a front."""
+    plan, space = SimpleNamespace(constraints=(), quality=QUALITY), SimpleNamespace(notes=())
+    return notes(found, cast(Space, space), cast(Plan, plan), "trials", repeats, "")
+
+
+def test_work_is_told_with_what_it_consists_of() -> None:
+    """Looks at validation, batch norm and training are told apart, and nothing is compared that nobody measured."""
+    stopped = result(2, status="stopped", work={"examples": 300, "trained": 640, "calibrated": 512})
+    text = " ".join(said(front(result(0), result(1), stopped)))
+    assert "1 of 3 trials was stopped early" in text
+    assert "looked at 3.5 times the 200 validation examples" in text
+    assert "ran 512 calibration examples for batch norm, and trained on 640 examples" in text
+
+
+def test_one_is_singular() -> None:
+    """One trial, one proposal and two of them have their verbs."""
+    stopped = [result(n, status="stopped") for n in (2, 3)]
+    assert any(note.startswith("2 of 4 trials were ") for note in said(front(result(0), result(1), *stopped)))
+    alone = front(result(0), result(1))
+    assert any(note.startswith("1 proposal that repeated a known recipe was ") for note in said(alone, 1))
+    assert any(note.startswith("2 proposals that repeated known recipes were ") for note in said(alone, 2))
+    assert repr(alone).startswith("Front(1 point of 2 trials, ")
+    assert repr(replace(alone, points=(), results=())).startswith("Front(0 points of 0 trials, ")
+
+
+@pytest.mark.parametrize(("kept", "words"), [(True, "on disk and in memory"), (False, "none is kept on disk")])
+def test_where_results_came_from_is_said(monkeypatch: pytest.MonkeyPatch, kept: bool, words: str) -> None:
+    """A cache that is off on disk still has hits, in the memory of each process: the sentence says which it was."""
+    monkeypatch.setattr(facts, "cache_kept", lambda: kept)
+    text = " ".join(said(front(result(0), result(1, cache={"hits": 3, "misses": 1}))))
+    assert "3 of 4 results for single layers (75%) came from the cache" in text
+    assert words in text
