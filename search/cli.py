@@ -243,6 +243,7 @@ def techniques() -> None:
 
 app.command()(deploy.export)
 app.command()(deploy.bench)
+app.command()(deploy.doctor)
 
 
 def main(words: list[str] | None = None) -> None:

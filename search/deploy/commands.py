@@ -1,4 +1,4 @@
-"""``paretopress export`` and ``paretopress bench``: a model as a file for other runtimes, and how fast it is there."""
+"""``paretopress export``, ``bench`` and ``doctor``: models as files for other runtimes, and how fast they are there."""
 
 from __future__ import annotations
 
@@ -62,6 +62,23 @@ def _task(folder: Path) -> Task | None:
     except RunError:
         return None
     return chosen.build_task(origin)
+
+
+def doctor(
+    file: Annotated[Path, typer.Argument(help="A run's YAML file.")],
+) -> None:
+    """Try, before a search, what its model can become: whether it can be traced, exported, and run on integers here."""
+    from .doctor import examine  # noqa: PLC0415 - the exporter takes seconds to import
+
+    chosen = settings.read_yaml(file)
+    task = chosen.build_task(file.resolve().parent)
+    for finding in examine(task):
+        style = {"yes": "green", "partly": "yellow", "no": "red"}[finding.verdict]
+        _out.print(f"[{style}]{finding.verdict:>6}[/{style}]  {finding.what}")
+        for detail in finding.details:
+            _out.print(f"        · {detail}", soft_wrap=True, markup=False)
+    for note in chosen.build_space(task).notes:
+        _out.print(f"        · {note}", soft_wrap=True, markup=False)
 
 
 def bench(

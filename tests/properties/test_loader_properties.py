@@ -26,10 +26,12 @@ from paretopress.spaces.sites import find_sites
 
 #: What an attacker, or a broken disk, might write in any place of the document.
 EVIL: tuple[Any, ...] = (
-    None, True, -1, 0, 1, 2**31, 2**40, 2**63, 1e308, float("nan"), "", "x", "../../etc/passwd", "__class__", "m" * 1000,
-    "os.system", "torch.load", "torch.from_file", "torch.zeros", "operator.add", "eval", "getattr", "__reduce__",
+    None, True, -1, 0, 1, 2**31, 2**40, 2**63, 1e308, float("nan"), "", "x", "../../etc/passwd", "__class__",
+    "m" * 1000, "os.system", "torch.load", "torch.from_file", "torch.zeros", "operator.add", "eval", "getattr",
+    "__reduce__",
     [], {}, [[]], {"n": "x"}, {"n": "x0"}, {"t": []}, [2**40], [2**20, 2**20], {"raw": [2**40]}, [1, 2**40],
-    "call_function", "call_method", "get_attr", "resize_", "repeat_interleave", "entropy", "sparse", "integer", "float32",
+    "call_function", "call_method", "get_attr", "resize_", "repeat_interleave", "entropy", "sparse", "integer",
+    "float32",
 )  # fmt: skip
 
 
