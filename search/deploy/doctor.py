@@ -62,7 +62,7 @@ def examine(task: Task) -> Iterator[Finding]:
     try:
         plain = to_onnx(task.model, {}, task.example)
         original = Session(plain)
-        parity = compared(task.model, original, inputs)
+        parity = compared(task.model, original, inputs, True)
     except ArtifactError as error:
         yield Finding("it can be exported to ONNX", "no", (str(error), *_culprits(task)))
         return
@@ -90,7 +90,7 @@ def _integers(task: Task, original: Session, inputs: tuple[Tensor, ...]) -> Find
         for bits in (8, SAFE_BITS):
             model, draft = _on_integers(task, bits)
             session = Session(to_onnx(model, draft.encodings, task.example))
-            found[bits] = session, compared(model, session, inputs)
+            found[bits] = session, compared(model, session, inputs, True)
             layers = len(draft.integer)
             if found[bits][1].agreement is None or (found[bits][1].agreement or 0) >= AGREE:
                 break

@@ -1,10 +1,11 @@
-"""A saved model as an ONNX file beside it, with what was checked of it."""
+"""A saved model as a file for other runtimes, with what was checked of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,10 @@ from ..artifact import locate, opened
 from ..store import write_atomically
 from .onnx_file import to_onnx
 from .runtime import Session
+from .torch_file import from_torch, to_torch
 
+Format = Literal["onnx", "torch"]
+Program = Session | Callable[..., Tensor]
 #: Examples on which outputs are compared.
 _COMPARED = 256
 
@@ -69,11 +73,12 @@ class Exported:
 def export(
     source: Path | str,
     out: Path | str,
+    format: Format = "onnx",  # noqa: A002 - as users know it
     *,
     model: nn.Module | Callable[[], nn.Module] | None = None,
     inputs: tuple[Tensor, ...] = (),
 ) -> Exported:
-    """Write a saved model as an ONNX file, and check it in ONNX Runtime.
+    """Write a saved model as a file for other runtimes, and check its outputs.
 
     Parameters
     ----------
@@ -81,6 +86,8 @@ def export(
         A point's folder or its file.
     out
         The file to write; one that is there is replaced.
+    format
+        "onnx": packed weights, for ONNX Runtime. "torch": a program of `torch.export`, its weights dense.
     model
         The original model, where ``source`` needs it.
     inputs
@@ -97,27 +104,46 @@ def export(
     example = inputs or held.example
     if not example:
         raise ArtifactError(f"{file} was written by an older version and doesn't say what inputs it takes: give them.")
-    deployed = to_onnx(held.model, held.encodings, tuple(x[:1] for x in example))
-    parity = compared(held.model, Session(deployed), inputs)
+    one = tuple(x[:1] for x in example)
+    if format == "onnx":
+        deployed = to_onnx(held.model, held.encodings, one)
+        program: Program = Session(deployed)
+    else:
+        deployed = to_torch(held.model, one)
+        program = from_torch(deployed)
+    parity = compared(held.model, program, inputs or tuple(map(_drawn, one)), bool(inputs))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, deployed)
     return Exported(target, len(deployed), len(data), parity)
 
 
+def _drawn(example: Tensor, batch: int = 16) -> Tensor:
+    """Return random numbers, or zeros for integers, in the shape of an example."""
+    shape = (batch, *example.shape[1:])
+    if not example.is_floating_point():
+        return torch.zeros(shape, dtype=example.dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(example.dtype)
+
+
 @torch.no_grad()
-def compared(model: nn.Module, session: Session, inputs: tuple[Tensor, ...] = ()) -> Parity:
-    """Return how far a session's outputs are from a model's.
+def compared(
+    model: nn.Module, deployed: Session | Callable[..., Tensor], inputs: tuple[Tensor, ...], real: bool
+) -> Parity:
+    """Return how far a deployed model's outputs are from a model's.
 
     Raises
     ------
     ArtifactError
         If the two don't give outputs of the same shape.
     """
-    batch = tuple(x[:_COMPARED] for x in inputs) or tuple(map(torch.from_numpy, session.zeros(16)))
+    batch = tuple(x[:_COMPARED] for x in inputs)
     ours: Tensor = model(*(x.clone() for x in batch))
-    theirs = torch.from_numpy(session(*(x.numpy() for x in batch)))
+    if isinstance(deployed, Session):
+        theirs = torch.from_numpy(deployed(*(x.numpy() for x in batch)))
+    else:
+        theirs = deployed(*batch)
     if ours.shape != theirs.shape:
         raise ArtifactError(f"the exported model gives {tuple(theirs.shape)}, the model {tuple(ours.shape)}.")
     scale = max(float(ours.abs().max()), torch.finfo(torch.float32).tiny)
     same = float((ours.argmax(1) == theirs.argmax(1)).float().mean()) if ours.ndim > 1 and ours.shape[1] > 1 else None
-    return Parity(float((ours - theirs).abs().max()) / scale, same, len(ours), bool(inputs))
+    return Parity(float((ours - theirs).abs().max()) / scale, same, len(ours), real)

@@ -56,7 +56,7 @@ class _Rounded(nn.Module):
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep the exporter's remarks on itself to itself."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -105,19 +105,19 @@ def exported(model: nn.Module, example: Sequence[Tensor]) -> ir.Model:
     batch = Dim("batch", min=1, max=MAX_BATCH)
     names = input_names(len(inputs))
     try:
-        with _silent(), torch.no_grad():
+        with silent(), torch.no_grad():
             program = torch.onnx.export(
                 plain(model), inputs, dynamo=True, external_data=False, verbose=False,
                 input_names=names, output_names=["output"], dynamic_shapes=tuple({0: batch} for _ in inputs),
                 custom_translation_table={torch.ops.paretopress.rounded.default: _as_qdq},
             )  # fmt: skip
     except Exception as error:
-        raise ArtifactError(f"torch can't export the model to ONNX: {_reason(error)}") from error
+        raise ArtifactError(f"torch can't export the model to ONNX: {reason_of(error)}") from error
     assert program is not None
     return program.model
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return the innermost reason in one line: the exporter's own message is pages long."""
     while error.__cause__ is not None:
         error = error.__cause__

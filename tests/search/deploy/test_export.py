@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,18 @@ def test_exported_model_computes_what_the_saved_one_does(front: Front, task: Tas
     x = torch.cat([args[0] for args, _ in task.test or ()])
     theirs = torch.from_numpy(np.asarray(session.run(None, {"input": x.numpy()})[0])).argmax(1)
     assert (theirs == load(point.path)(x).argmax(1)).float().mean() > 0.95
+
+
+def test_program_of_torch_computes_the_same(front: Front, task: Task, tmp_path: Path) -> None:
+    """The other format is read by torch alone: rounded activations are plain operators there."""
+    point = front[len(front) - 1]
+    assert point.path is not None
+    found = export(point.path, tmp_path / "m.pt2", "torch", inputs=task.validation.first()[0])
+    assert found.parity.difference < 0.05
+    code = "import sys, torch; p = torch.export.load(sys.argv[1]).module(); print(p(torch.zeros(3, 1, 8, 8)).shape)"
+    command = [sys.executable, "-c", code, str(tmp_path / "m.pt2")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "torch.Size([3, 10])"
 
 
 def test_saved_model_says_how_it_is_stored(front: Front) -> None:
