@@ -267,6 +267,21 @@ def unpack_tensor(spec: Spec, parts: list[Part]) -> Tensor:
         raise ValueError(f"packed tensor: malformed ({type(error).__name__}: {error})") from error
 
 
+def read_encoding(spec: Spec, parts: list[Part], weight: Tensor) -> Encoding | None:
+    """Return how a tensor that `unpack_tensor` gave is stored, or None if its codec can't be read back.
+
+    Raises
+    ------
+    ValueError
+        If the description doesn't fit the parts.
+    """
+    side = parts[: _whole("side", spec.get("side", 0), 0, len(parts))]
+    codec = _codec(spec["codec"])
+    found = codec() if codec is Float32 else codec.rebuild(spec.get("facts", {}), side, tuple(weight.shape))
+    mask = weight != 0 if spec["layout"] == "sparse" else None
+    return Encoding(found, mask) if found is not None else None
+
+
 def _unpack(spec: Spec, parts: list[Part]) -> Tensor:
     shape = tuple(_whole("dimension", n, 1, 1 << 40) for n in spec["shape"])
     count = math.prod(shape)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ..compressors.cache import LayerCache
 from ..compressors.draft import Draft
 from ..compressors.encoding import Encoding
-from ..compressors.packing import pack_tensor, unpack_tensor
+from ..compressors.packing import pack_tensor, read_encoding, unpack_tensor
 from ..spaces.attention import convert_attention
 from ..spaces.errors import ArtifactError
 from ..spaces.recipe import Recipe
@@ -29,6 +30,9 @@ FILE = "model.safetensors"
 
 #: Buffers that inference never reads.
 _SKIPPED = "num_batches_tracked"
+#: What an input may be, as a file describes it: no short file asks for all memory.
+_INPUTS = {"float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"}
+_MAX_DIMENSIONS, _MAX_INPUT = 8, 1 << 26
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,30 @@ class Saved:
     needs_class: str = ""
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A model that was read from a file.
+
+    Attributes
+    ----------
+    model
+        In eval mode.
+    encodings
+        Parameter name -> how the file stores it, for those that it doesn't store as they are.
+    example
+        Inputs of zeros, a batch of one; () if the file doesn't say what the model takes.
+    """
+
+    model: nn.Module
+    encodings: dict[str, Encoding]
+    example: tuple[Tensor, ...]
+
+
 def dumps(
     draft: Draft,
     original: nn.Module,
     recipe: Recipe,
-    inputs: int = 1,
+    example: Sequence[Tensor] = (),
     source: str | None = None,
     needs_class: str = "",
     cache: LayerCache | None = None,
@@ -66,8 +89,8 @@ def dumps(
         The uncompressed model: where tracing fails, only what differs from it is described.
     recipe
         Recorded in the file.
-    inputs
-        Number of positional inputs of the model.
+    example
+        The model's inputs: how many there are, their types and shapes. Left out, it is taken to have one.
     source
         ``module:function`` that builds the original, recorded where it is needed.
     needs_class
@@ -83,7 +106,7 @@ def dumps(
     try:
         if needs_class:
             raise UntraceableError(needs_class)
-        structure, tensors = write_graph(draft.model, inputs)
+        structure, tensors = write_graph(draft.model, max(1, len(example)))
         structure["kind"] = "graph"
     except UntraceableError as reason:
         needs_class = needs_class or f"its forward pass can't be traced: {reason}"
@@ -112,6 +135,8 @@ def dumps(
             spec = {**spec, "parameter": 1}
         entries.append([name, spec, [parts.add(a) for a in arrays]])
     document = {"structure": structure, "tensors": entries, "recipe": recipe.to_json()}
+    if example:
+        document["example"] = [[str(x.dtype).removeprefix("torch."), list(x.shape[1:])] for x in example]
     return Saved(container.write(document, parts), needs_class)
 
 
@@ -172,7 +197,12 @@ def _edits(model: nn.Module, original: nn.Module) -> dict[str, Any]:
 
 
 def loads(data: bytes, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
-    """Return the model of a file, in eval mode.
+    """Return the model of a file, in eval mode; see `opened`."""
+    return opened(data, model).model
+
+
+def opened(data: bytes, model: nn.Module | Callable[[], nn.Module] | None = None) -> Opened:
+    """Return what a file holds.
 
     Parameters
     ----------
@@ -188,7 +218,8 @@ def loads(data: bytes, model: nn.Module | Callable[[], nn.Module] | None = None)
     """
     document, parts = container.read(data)
     try:
-        tensors = _read_tensors(document["tensors"], parts)
+        tensors, encodings = _read_tensors(document["tensors"], parts)
+        example = tuple(_example(*described) for described in document.get("example", ()))
         structure = document["structure"]
         kind = structure["kind"]
         if kind == "graph":
@@ -210,20 +241,33 @@ def loads(data: bytes, model: nn.Module | Callable[[], nn.Module] | None = None)
         RuntimeError,
     ) as error:
         raise ArtifactError(f"the file can't be read: {type(error).__name__}: {str(error).rstrip('.')}.") from error
-    return loaded.eval()
+    return Opened(loaded.eval(), encodings, example)
 
 
-def _read_tensors(entries: Any, parts: container.PartReader) -> dict[str, Tensor]:
+def _example(dtype: Any, shape: Any) -> Tensor:
+    """Return an empty batch of one."""
+    if dtype not in _INPUTS or len(shape) > _MAX_DIMENSIONS or not all(isinstance(d, int) and d >= 0 for d in shape):
+        raise ValueError(f"an input of {dtype!r} {shape!r}")
+    if math.prod(shape) > _MAX_INPUT:
+        raise ValueError(f"an input of {math.prod(shape)} numbers")
+    return torch.zeros(1, *shape, dtype=getattr(torch, dtype))
+
+
+def _read_tensors(entries: Any, parts: container.PartReader) -> tuple[dict[str, Tensor], dict[str, Encoding]]:
     tensors: dict[str, Tensor] = {}
+    encodings: dict[str, Encoding] = {}
     for name, spec, references in entries:
         if "tied" in spec:
             tensors[name] = tensors[spec["tied"]]
             continue
-        tensor = _unpacked(spec, [parts.take(r) for r in references])
+        arrays = [parts.take(r) for r in references]
+        tensor = _unpacked(spec, arrays)
+        if "raw" not in spec and (encoding := read_encoding(dict(spec), arrays, tensor)) is not None:
+            encodings[name] = encoding
         if "parameter" in spec:
             tensor = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
         tensors[name] = tensor
-    return tensors
+    return tensors, encodings
 
 
 def _fitted(

@@ -18,6 +18,7 @@ from . import config as settings
 from .api import search as run_search
 from .artifact import locate
 from .constraint import Constraint
+from .deploy import commands as deploy
 from .folder import Existing, check, check_place
 from .front import Front, Point
 from .journal import read
@@ -242,6 +243,11 @@ def techniques() -> None:
     """List what can be searched: techniques, the layers they support, what they need, and metrics."""
     _out.print(techniques_table())
     _out.print(metrics_table())
+
+
+app.command()(deploy.export)
+app.command()(deploy.bench)
+app.command()(deploy.doctor)
 
 
 def main(words: list[str] | None = None) -> None:

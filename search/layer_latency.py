@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ..compressors.cache import cache_folder
 from ..evaluators.base import evaluators
 from ..evaluators.inference import at_batch, device_of, inference
-from ..evaluators.latency import Latency, alone, clock_of
+from ..evaluators.latency import Latency, clock_of
+from ..evaluators.pairing import alone
 from ..spaces.choices import Choices, Setting
 from ..spaces.errors import PressError
 from .calls import Pass, copied

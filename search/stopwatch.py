@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..evaluators.latency import alone
+from ..evaluators.pairing import alone
 
 #: Turns, the fewest if a turn takes long, and the seconds for all.
 TURNS, FEWEST, SECONDS = 60, 7, 1.0

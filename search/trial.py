@@ -101,7 +101,7 @@ class Bench:
         on a whole batch, because a trace can miss what one example doesn't touch.
         """
         args, _ = self.task.validation.first()
-        saved = dumps(Draft.of(self.task.model), self.task.model, Recipe(), len(args))
+        saved = dumps(Draft.of(self.task.model), self.task.model, Recipe(), args)
         if saved.needs_class:
             return saved.needs_class
         with torch.no_grad():
@@ -259,8 +259,8 @@ class Bench:
         return None if changed else saved
 
     def _saved(self, draft: Draft, recipe: Recipe) -> Saved:
-        inputs, source = len(self.task.example), self.task.source
-        return dumps(draft, self.task.model, recipe, inputs, source, self.needs_class, self.cache)
+        example, source = self.task.example, self.task.source
+        return dumps(draft, self.task.model, recipe, example, source, self.needs_class, self.cache)
 
     def reload(self, saved: Saved, draft: Draft) -> nn.Module:
         """Return the model read back from the file.

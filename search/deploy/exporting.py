@@ -9,10 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
-from onnx.numpy_helper import from_array
 from onnxscript import opset20 as op
 from torch import Tensor, nn
 from torch.export import Dim
@@ -25,38 +23,40 @@ MAX_BATCH = 65536
 
 
 @torch.library.custom_op("paretopress::rounded", mutates_args=())
-def rounded(x: Tensor, scale: float, zero_point: int) -> Tensor:
+def rounded(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """Return what a `RoundedActivation` returns: one operator, which the exporter doesn't take apart."""
-    return torch.fake_quantize_per_tensor_affine(x, scale, zero_point, LOW, HIGH)
+    return torch.fake_quantize_per_tensor_affine(x, scale, zero_point.to(torch.int32), LOW, HIGH)
 
 
 @rounded.register_fake
-def _(x: Tensor, scale: float, zero_point: int) -> Tensor:  # noqa: ARG001 - the shape depends on x only
+def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:  # noqa: ARG001 - the shape depends on x only
     return torch.empty_like(x)
 
 
-def _as_qdq(x: Any, scale: float, zero_point: int) -> Any:
+def _as_qdq(x: Any, scale: Any, zero_point: Any) -> Any:
     """Return a rounded activation as the pair of nodes that runtimes turn into integer kernels."""
-    step: Any = op.Constant(value=from_array(np.array(scale, np.float32)))
-    zero: Any = op.Constant(value=from_array(np.array(zero_point, np.uint8)))
-    return op.DequantizeLinear(op.QuantizeLinear(x, step, zero), step, zero)
+    return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
 
 
 class _Rounded(nn.Module):
-    """A `RoundedActivation` whose range is a constant."""
+    """A `RoundedActivation` in the types of files."""
+
+    scale: Tensor
+    zero_point: Tensor
 
     def __init__(self, original: RoundedActivation) -> None:
         super().__init__()
-        self.step, self.zero = float(original.scale), int(original.zero_point)
+        self.register_buffer("scale", original.scale)
+        self.register_buffer("zero_point", original.zero_point.to(torch.uint8))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the rounded tensor."""
-        out: Tensor = torch.ops.paretopress.rounded(x, self.step, self.zero)
+        out: Tensor = torch.ops.paretopress.rounded(x, self.scale, self.zero_point)
         return out
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep the exporter's remarks on itself to itself."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -71,6 +71,18 @@ def _silent() -> Iterator[None]:
 def input_names(count: int) -> list[str]:
     """Return what the inputs of a deployed model are called."""
     return ["input"] if count == 1 else [f"input{i}" for i in range(count)]
+
+
+def plain(model: nn.Module) -> nn.Module:
+    """Return a copy on the CPU that the exporter understands, with the same names."""
+    copied = copy.deepcopy(model).cpu().eval()
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    for parent in list(copied.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, RoundedActivation):
+                setattr(parent, name, _Rounded(child))
+    return copied
 
 
 def exported(model: nn.Module, example: Sequence[Tensor]) -> ir.Model:
@@ -88,31 +100,24 @@ def exported(model: nn.Module, example: Sequence[Tensor]) -> ir.Model:
     ArtifactError
         If torch can't export it.
     """
-    plain = copy.deepcopy(model).cpu().eval()
-    for parameter in plain.parameters():
-        parameter.requires_grad_(False)
-    for parent in list(plain.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, RoundedActivation):
-                setattr(parent, name, _Rounded(child))
     # A batch of one would be taken for a constant.
     inputs = tuple(x.cpu().repeat(-(-2 // len(x)), *[1] * (x.ndim - 1)) for x in example)
     batch = Dim("batch", min=1, max=MAX_BATCH)
     names = input_names(len(inputs))
     try:
-        with _silent(), torch.no_grad():
+        with silent(), torch.no_grad():
             program = torch.onnx.export(
-                plain, inputs, dynamo=True, external_data=False, verbose=False,
+                plain(model), inputs, dynamo=True, external_data=False, verbose=False,
                 input_names=names, output_names=["output"], dynamic_shapes=tuple({0: batch} for _ in inputs),
                 custom_translation_table={torch.ops.paretopress.rounded.default: _as_qdq},
             )  # fmt: skip
     except Exception as error:
-        raise ArtifactError(f"torch can't export the model to ONNX: {_reason(error)}") from error
+        raise ArtifactError(f"torch can't export the model to ONNX: {reason_of(error)}") from error
     assert program is not None
     return program.model
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """Return the innermost reason in one line: the exporter's own message is pages long."""
     while error.__cause__ is not None:
         error = error.__cause__

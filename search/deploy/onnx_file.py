@@ -10,7 +10,7 @@ import onnx_ir as ir
 from torch import Tensor, nn
 
 from ...compressors.encoding import Encoding
-from .exporting import exported
+from .skeleton import Exporter
 from .weights import Weight, pack_weights
 
 #: The oldest format that has all operators in use: INT8 kernels' QDQ, BitwiseAnd, dynamic batch.
@@ -22,6 +22,7 @@ def to_onnx(
     encodings: Mapping[str, Encoding],
     example: Sequence[Tensor],
     metadata: Mapping[str, str] | None = None,
+    exporter: Exporter | None = None,
 ) -> bytes:
     """Return a model as an ONNX file with packed weights.
 
@@ -35,13 +36,15 @@ def to_onnx(
         The model's inputs, the batch first; the file takes any batch.
     metadata
         What the file says about itself.
+    exporter
+        Whoever writes many models of few structures has one for all of them.
 
     Raises
     ------
     ArtifactError
         If torch can't export the model.
     """
-    onnx_model = exported(model, example)
+    onnx_model = (exporter or Exporter())(model, example)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     weights = {
         name: Weight(parameters[name].detach().cpu().numpy(), encoding)

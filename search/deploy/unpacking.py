@@ -45,7 +45,7 @@ class Workbench:
 
     def constant(self, array: Array) -> ir.Value:
         """Return a value that holds an array."""
-        array = np.ascontiguousarray(array)
+        array = np.array(array, order="C")
         key = (array.dtype.str, array.shape, hashlib.sha256(array.tobytes()).digest())
         if key not in self._known:
             value = ir.Value(name=f"packed_{len(self._known)}", const_value=ir.tensor(array))

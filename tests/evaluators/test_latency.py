@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from paretopress.evaluators import latency as module
+from paretopress.evaluators import pairing as module
 from paretopress.evaluators.base import Subject
-from paretopress.evaluators.latency import Latency, median_interval
+from paretopress.evaluators.latency import Latency
+from paretopress.evaluators.pairing import median_interval
 from paretopress.spaces.errors import SettingError
 from paretopress.spaces.task import Task
 

@@ -12,9 +12,9 @@ from torch import nn
 from paretopress.evaluators.accuracy import wilson
 from paretopress.evaluators.base import Measurement, Subject
 from paretopress.evaluators.bops import BitOperations
-from paretopress.evaluators.latency import median_interval
 from paretopress.evaluators.macs import macs_by_module
 from paretopress.evaluators.memory import Memory
+from paretopress.evaluators.pairing import median_interval
 from paretopress.evaluators.params import Parameters
 from paretopress.spaces.task import Task
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +19,9 @@ from optuna.trial import Trial, TrialState
 from paretopress.search.costs import CostModel
 from paretopress.search.drop_in import ParetoSampler, params_of, suggest
 from paretopress.search.examples.digits import task as digits
-from paretopress.search.latency_table import LatencyTable
 from paretopress.search.pareto import hypervolume
 from paretopress.search.profile_store import ProfileStore
 from paretopress.search.sensitivity import Profile, Profiler
-from paretopress.spaces.errors import SettingError
 from paretopress.spaces.recipe import Recipe
 from paretopress.spaces.space import Space
 
@@ -127,19 +124,6 @@ def test_three_objectives_with_one_to_learn(planted: Planted) -> None:
         size < 0.3 * BYTES and accuracy > 0.9 and latency < 1.4
         for size, accuracy, latency in (t.values for t in study.best_trials)
     )
-
-
-def test_latency_may_be_in_another_unit_than_the_table(planted: Planted) -> None:
-    """A table counts in shares of the original: milliseconds are taken as they are, and never filled in from it."""
-    table = LatencyTable("latency", 1, 50.0, dict.fromkeys(planted.profile.units, 0.1))
-    timed = replace(planted.profile, latency=table)
-    names = ("accuracy", "latency")
-    sampler = ParetoSampler(planted.space, timed, names, baseline={"accuracy": ACCURACY, "latency": 50.0}, seed=0)
-    study = optuna.create_study(directions=BOTH, sampler=sampler)
-    study.optimize(planted.objective(*names), n_trials=3)
-    assert len(study.trials) == 3
-    with pytest.raises(SettingError, match="baseline .* lacks latency"):
-        ParetoSampler(planted.space, timed, names, baseline={"accuracy": ACCURACY})
 
 
 def test_cost_that_is_better_when_larger(planted: Planted) -> None:

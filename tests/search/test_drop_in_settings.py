@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -11,6 +12,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FixedTrial, create_trial
 
 from paretopress.search.drop_in import ParetoSampler, params_of, suggest
+from paretopress.search.latency_table import LatencyTable
 from paretopress.search.optuna_samplers import distributions
 from paretopress.search.profile_store import ProfileStore
 from paretopress.search.sensitivity import Profile, Profiler
@@ -126,3 +128,16 @@ def test_importing_the_front_door_leaves_optuna_alone() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     with pytest.raises(ImportError):
         from paretopress.search import nothing_of_that_name  # type: ignore[attr-defined] # noqa: F401, PLC0415 - must fail
+
+
+def test_latency_may_be_in_another_unit_than_the_table(profile: Profile) -> None:
+    """A table counts in shares of the original: milliseconds are taken as they are, and never filled in from it."""
+    table = LatencyTable("latency", 1, 50.0, dict.fromkeys(profile.units, 0.1))
+    timed, space = replace(profile, latency=table), profile.choices.space
+    names = ("accuracy", "latency")
+    sampler = ParetoSampler(space, timed, names, baseline={"accuracy": 0.9, "latency": 50.0}, seed=0)
+    study = optuna.create_study(directions=BOTH, sampler=sampler)
+    study.optimize(lambda trial: (0.5, 40.0 if suggest(trial, space).steps else 50.0), n_trials=3)
+    assert len(study.trials) == 3
+    with pytest.raises(SettingError, match="baseline .* lacks latency"):
+        ParetoSampler(space, timed, names, baseline={"accuracy": 0.9})

@@ -29,7 +29,7 @@ from paretopress.spaces.space import Space
 from paretopress.spaces.task import Task
 
 #: What a file says of a step, beside the layer: a line of the recipe, and names that compress better or worse.
-STEP_TEXT = 250
+STEP_TEXT = 320
 
 
 class Encoder(nn.Module):
@@ -146,7 +146,7 @@ def test_costs_of_single_steps_are_those_of_real_files(model: str) -> None:
             fewer = sum(units[p].macs * (1 - share[1]) for p, share in effect.shares.items())
             assert fewer == pytest.approx(macs - real_macs, abs=0.5), (site, setting)
             seen.add(name)
-    expected = {"svd", "magnitude", "codebook", "integer"}
+    expected = {"svd", "magnitude", "codebook", "integer", "int8"}
     extra = {"residual": {"channels", "depth"}, "transformer": {"channels"}}
     assert seen == expected | extra.get(model, set())
 

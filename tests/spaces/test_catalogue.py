@@ -21,6 +21,7 @@ class Sign:
     stage = Stage.NUMERIC
     data_need = DataNeed.NONE
     forbids = frozenset({"mask"})
+    traced_kinds: frozenset[str] = frozenset()
 
     def supports(self, site: Site) -> bool:
         return site.kind == "linear"

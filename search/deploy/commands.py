@@ -1,0 +1,113 @@
+"""``paretopress export``, ``bench`` and ``doctor``: models as files for other runtimes, and how fast they are there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from ...spaces.errors import RunError, SettingError
+from ...spaces.task import Task
+from .. import config as settings
+from ..artifact import locate
+from ..front import Front
+from ..saved import load_front
+
+_out = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
+BASELINE = "baseline"
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(help="The run folder, e.g. runs/digits.")],
+    point: Annotated[str, typer.Option(help="A point of the front by its number, or 'baseline' for the original.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The file; by default beside the model.")] = None,
+    format: Annotated[  # noqa: A002 - as users know it
+        Literal["onnx", "torch"], typer.Option(help="onnx: small and fast; torch: a program of torch.export, dense.")
+    ] = "onnx",
+) -> None:
+    """Write a model of the front as a file that runs without paretopress, and check its outputs."""
+    from .export import export as export_file  # noqa: PLC0415 - the exporter takes seconds to import
+
+    front, _ = load_front(folder)
+    source = _source(front, point)
+    target = out if out is not None else source / {"onnx": "model.onnx", "torch": "model.pt2"}[format]
+    task = _task(folder)
+    inputs: tuple[Tensor, ...] = task.validation.first()[0] if task is not None else ()
+    found = export_file(source, target, format, model=task.model if task is not None else None, inputs=inputs)
+    _out.print(f"{found.path}: {found.bytes:,} bytes (model.safetensors: {found.native_bytes:,})", soft_wrap=True)
+    _out.print(f"· {found.parity}", soft_wrap=True)
+    if format == "onnx":
+        _out.print(f"· how fast it is: paretopress bench {found.path} --against ORIGINAL.onnx", soft_wrap=True)
+
+
+def _source(front: Front, point: str) -> Path:
+    """Return the folder of a point's model."""
+    found = {str(p.id): p for p in front} | {BASELINE: front.baseline}
+    if point not in found:
+        rule = f"the front has points 0 to {len(front) - 1}"
+        raise SettingError("point", point, rule, f"Give one of them, or {BASELINE!r}.")
+    place = found[point].path
+    if place is None:
+        raise RunError(f"point {point}: this run kept no files.")
+    locate(place)
+    return place
+
+
+def _task(folder: Path) -> Task | None:
+    """Return the run's task if it was started from a file that names it."""
+    try:
+        chosen, origin = settings.read_saved(folder)
+    except RunError:
+        return None
+    return chosen.build_task(origin)
+
+
+def doctor(
+    file: Annotated[Path, typer.Argument(help="A run's YAML file.")],
+) -> None:
+    """Try, before a search, what its model can become: whether it can be traced, exported, and run on integers here."""
+    from .doctor import examine  # noqa: PLC0415 - the exporter takes seconds to import
+
+    chosen = settings.read_yaml(file)
+    task = chosen.build_task(file.resolve().parent)
+    for finding in examine(task):
+        style = {"yes": "green", "partly": "yellow", "no": "red"}[finding.verdict]
+        _out.print(f"[{style}]{finding.verdict:>6}[/{style}]  {finding.what}")
+        for detail in finding.details:
+            _out.print(f"        · {detail}", soft_wrap=True, markup=False)
+    for note in chosen.build_space(task).notes:
+        _out.print(f"        · {note}", soft_wrap=True, markup=False)
+
+
+def bench(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    against: Annotated[Path, typer.Option(help="The ONNX file of the original.")],
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Examples in a pass; may be repeated.  [default: 1, 32]")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Threads; with one, processor time is what counts.")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.1, help="To spend on each batch; more where it is noisy.")] = 2.0,
+) -> None:
+    """Time an ONNX file beside another, in turns, in ONNX Runtime on this machine."""
+    from .runtime import Session, compare  # noqa: PLC0415 - no other command needs the runtime
+
+    candidate, baseline = Session(model, threads), Session(against, threads)
+    table = Table("batch", "ms", "ms, original", "speed-up", "95 % interval", "")
+    for size in batch or [1, 32]:
+        if size < 1:
+            raise SettingError("batch", size, "must be at least 1")
+        found = compare(candidate, baseline, size, seconds, threads)
+        table.add_row(
+            str(size), f"{found.milliseconds:.3g}", f"{found.baseline_milliseconds:.3g}", f"{1 / found.ratio:.2f}x",
+            f"{1 / found.high:.2f}-{1 / found.low:.2f}", "noisy" if found.noisy else "",
+        )  # fmt: skip
+    _out.print(table)
+    mine, theirs = model.stat().st_size, against.stat().st_size
+    clock = "processor time on one thread" if threads == 1 else f"elapsed time on {threads} threads"
+    _out.print(f"· {clock}; {mine:,} bytes are {mine / theirs:.3f} of the original's {theirs:,}", soft_wrap=True)
+    _out.print(f"· loading takes {candidate.load_seconds:.2f} s, the original's {baseline.load_seconds:.2f} s")

@@ -1,0 +1,149 @@
+"""A saved model as a file for other runtimes, with what was checked of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ...spaces.errors import ArtifactError
+from ..artifact import locate, opened
+from ..store import write_atomically
+from .onnx_file import to_onnx
+from .runtime import Session
+from .torch_file import from_torch, to_torch
+
+Format = Literal["onnx", "torch"]
+Program = Session | Callable[..., Tensor]
+#: Examples on which outputs are compared.
+_COMPARED = 256
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far the deployed file's outputs are from the model's.
+
+    Attributes
+    ----------
+    difference
+        The largest absolute one, as a share of the largest output.
+    agreement
+        The share of examples whose largest output is in the same place; None for outputs that are no scores.
+    examples
+        On how many examples.
+    real
+        Whether they were the task's; else they were drawn at random.
+    """
+
+    difference: float
+    agreement: float | None
+    examples: int
+    real: bool
+
+    def __str__(self) -> str:
+        kind = "validation examples" if self.real else "random inputs"
+        same = "" if self.agreement is None else f", the same class for {self.agreement:.2%}"
+        return f"outputs differ by at most {self.difference:.2g} of the largest one{same} ({self.examples} {kind})"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A deployed file.
+
+    Attributes
+    ----------
+    path
+        Where it is.
+    bytes, native_bytes
+        Its length, and that of the file that it was made from.
+    parity
+        Its outputs beside the model's.
+    """
+
+    path: Path
+    bytes: int
+    native_bytes: int
+    parity: Parity
+
+
+def export(
+    source: Path | str,
+    out: Path | str,
+    format: Format = "onnx",  # noqa: A002 - as users know it
+    *,
+    model: nn.Module | Callable[[], nn.Module] | None = None,
+    inputs: tuple[Tensor, ...] = (),
+) -> Exported:
+    """Write a saved model as a file for other runtimes, and check its outputs.
+
+    Parameters
+    ----------
+    source
+        A point's folder or its file.
+    out
+        The file to write; one that is there is replaced.
+    format
+        "onnx": packed weights, for ONNX Runtime. "torch": a program of `torch.export`, its weights dense.
+    model
+        The original model, where ``source`` needs it.
+    inputs
+        A batch to compare outputs on; without it, random numbers and zeros.
+
+    Raises
+    ------
+    ArtifactError
+        If the file can't be read, exported or loaded.
+    """
+    file, target = locate(source), Path(out)
+    data = file.read_bytes()
+    held = opened(data, model)
+    example = inputs or held.example
+    if not example:
+        raise ArtifactError(f"{file} was written by an older version and doesn't say what inputs it takes: give them.")
+    one = tuple(x[:1] for x in example)
+    if format == "onnx":
+        deployed = to_onnx(held.model, held.encodings, one)
+        program: Program = Session(deployed)
+    else:
+        deployed = to_torch(held.model, one)
+        program = from_torch(deployed)
+    parity = compared(held.model, program, inputs or tuple(map(_drawn, one)), bool(inputs))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(target, deployed)
+    return Exported(target, len(deployed), len(data), parity)
+
+
+def _drawn(example: Tensor, batch: int = 16) -> Tensor:
+    """Return random numbers, or zeros for integers, in the shape of an example."""
+    shape = (batch, *example.shape[1:])
+    if not example.is_floating_point():
+        return torch.zeros(shape, dtype=example.dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(example.dtype)
+
+
+@torch.no_grad()
+def compared(
+    model: nn.Module, deployed: Session | Callable[..., Tensor], inputs: tuple[Tensor, ...], real: bool
+) -> Parity:
+    """Return how far a deployed model's outputs are from a model's.
+
+    Raises
+    ------
+    ArtifactError
+        If the two don't give outputs of the same shape.
+    """
+    batch = tuple(x[:_COMPARED] for x in inputs)
+    ours: Tensor = model(*(x.clone() for x in batch))
+    if isinstance(deployed, Session):
+        theirs = torch.from_numpy(deployed(*(x.numpy() for x in batch)))
+    else:
+        theirs = deployed(*batch)
+    if ours.shape != theirs.shape:
+        raise ArtifactError(f"the exported model gives {tuple(theirs.shape)}, the model {tuple(ours.shape)}.")
+    scale = max(float(ours.abs().max()), torch.finfo(torch.float32).tiny)
+    same = float((ours.argmax(1) == theirs.argmax(1)).float().mean()) if ours.ndim > 1 and ours.shape[1] > 1 else None
+    return Parity(float((ours - theirs).abs().max()) / scale, same, len(ours), real)

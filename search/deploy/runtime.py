@@ -1,0 +1,105 @@
+"""ONNX Runtime: sessions on few threads, and two files timed in turns."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from ...evaluators.pairing import Pairing, Program, alone, paired
+from ...spaces.errors import ArtifactError
+
+Array = npt.NDArray[Any]
+#: Of what runtimes name a type, what numpy names it.
+_TYPES = {"float": np.float32, "double": np.float64, "float16": np.float16, "bool": np.bool_}
+
+
+class Session:
+    """A file that was loaded.
+
+    Parameters
+    ----------
+    model
+        A path, or the bytes of a file.
+    threads
+        That it may compute on.
+
+    Attributes
+    ----------
+    load_seconds
+        How long loading took, unpacking the weights included.
+
+    Raises
+    ------
+    ArtifactError
+        If the runtime can't load it.
+    """
+
+    def __init__(self, model: Path | str | bytes, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        # Threads that wait for work by spinning would count as processor time.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        source = model if isinstance(model, bytes) else os.fspath(model)
+        begun = time.perf_counter()
+        try:
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:
+            name = "the file" if isinstance(model, bytes) else str(model)
+            reason = str(error).strip().splitlines()[0][:300]
+            raise ArtifactError(f"{name}: ONNX Runtime can't load it: {reason}") from error
+        self.load_seconds = time.perf_counter() - begun
+        self.names = [i.name for i in self._session.get_inputs()]
+
+    def __call__(self, *inputs: Array) -> Array:
+        """Return the first output."""
+        return np.asarray(self._session.run(None, dict(zip(self.names, inputs)))[0])
+
+    def zeros(self, batch: int) -> list[Array]:
+        """Return inputs of a batch. Integers are zeros, and numbers are drawn at random, the same each time.
+
+        Raises
+        ------
+        ArtifactError
+            If a dimension besides the batch isn't fixed.
+        """
+        rng, found = np.random.default_rng(0), []
+        for own in self._session.get_inputs():
+            kind = own.type.removeprefix("tensor(").removesuffix(")")
+            if not all(isinstance(d, int) for d in own.shape[1:]):
+                raise ArtifactError(f"the input {own.name} has the shape {own.shape}: only the batch may be open.")
+            dtype = np.dtype(_TYPES.get(kind, kind))
+            values = rng.standard_normal([batch, *own.shape[1:]])
+            found.append(values.astype(dtype) if dtype.kind == "f" else np.zeros(values.shape, dtype))
+        return found
+
+    def program(self, inputs: Sequence[Array], clock: Callable[[], float]) -> Program:
+        """Return its run on some inputs, to be timed."""
+        feed = dict(zip(self.names, inputs))
+        return Program(lambda: lambda: self._session.run(None, feed), clock)
+
+
+def compare(candidate: Session, baseline: Session, batch: int = 1, seconds: float = 1.0, threads: int = 1) -> Pairing:
+    """Return how long a file takes beside another, on the same inputs, in turns.
+
+    Processor time on one thread, so that other programs on the machine matter little; with more, elapsed time.
+
+    Raises
+    ------
+    ArtifactError
+        If the two don't take the same inputs.
+    """
+    mine, theirs = candidate.zeros(batch), baseline.zeros(batch)
+    if [(x.shape, x.dtype) for x in mine] != [(x.shape, x.dtype) for x in theirs]:
+        shapes = [[tuple(x.shape[1:]) for x in inputs] for inputs in (mine, theirs)]
+        raise ArtifactError(f"the two files take different inputs: {shapes[0]} and {shapes[1]}.")
+    clock = time.process_time if threads == 1 else time.perf_counter
+    with alone():
+        return paired(candidate.program(mine, clock), baseline.program(theirs, clock), seconds)

@@ -1,0 +1,115 @@
+"""A run's models leave it as ONNX files that were checked, by command or by call."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from paretopress.search import Front, Space, Task, load, search
+from paretopress.search.artifact import opened
+from paretopress.search.cli import main
+from paretopress.search.deploy.export import export
+from paretopress.search.deploy.runtime import Session, compare
+from paretopress.spaces.errors import ArtifactError
+
+
+@pytest.fixture(scope="module")
+def front(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Front:
+    """The front of a small run, which was started from Python."""
+    space = Space.from_task(task, {"int8": {"bits": [6, 4]}, "entropy": {}})
+    folder = tmp_path_factory.mktemp("deploy") / "run"
+    return search(task, space, ["accuracy", "size"], budget=4, executor="local", run=folder, seed=0)
+
+
+def command(*words: str | Path) -> None:
+    """Run a command in this process."""
+    with pytest.raises(SystemExit) as ended:
+        main([str(w) for w in words])
+    assert ended.value.code in (0, None)
+
+
+def test_exported_model_computes_what_the_saved_one_does(front: Front, task: Task, tmp_path: Path) -> None:
+    """The file of a point is loaded by the runtime alone, for any batch, with the outputs that the search measured."""
+    point = front[len(front) - 1]
+    assert point.path is not None
+    inputs = task.validation.first()[0]
+    found = export(point.path, tmp_path / "m.onnx", inputs=inputs)
+    assert found.bytes == (tmp_path / "m.onnx").stat().st_size
+    assert found.parity.real
+    assert found.parity.agreement is not None
+    assert found.parity.agreement > 0.95
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    x = torch.cat([args[0] for args, _ in task.test or ()])
+    theirs = torch.from_numpy(np.asarray(session.run(None, {"input": x.numpy()})[0])).argmax(1)
+    assert (theirs == load(point.path)(x).argmax(1)).float().mean() > 0.95
+
+
+def test_program_of_torch_computes_the_same(front: Front, task: Task, tmp_path: Path) -> None:
+    """The other format is read by torch alone: rounded activations are plain operators there."""
+    point = front[len(front) - 1]
+    assert point.path is not None
+    found = export(point.path, tmp_path / "m.pt2", "torch", inputs=task.validation.first()[0])
+    assert found.parity.difference < 0.05
+    code = "import sys, torch; p = torch.export.load(sys.argv[1]).module(); print(p(torch.zeros(3, 1, 8, 8)).shape)"
+    command = [sys.executable, "-c", code, str(tmp_path / "m.pt2")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "torch.Size([3, 10])"
+
+
+def test_saved_model_says_how_it_is_stored(front: Front) -> None:
+    """What a file holds is enough to export it: encodings and the shapes of its inputs."""
+    point = front[len(front) - 1]
+    assert point.path is not None
+    held = opened((point.path / "model.safetensors").read_bytes())
+    assert {s.site for s in point.recipe.steps if s.technique == "int8"} == {
+        n.removesuffix(".weight") for n in held.encodings
+    }
+    assert [x.shape for x in held.example] == [(1, 1, 8, 8)]
+
+
+def test_commands_export_and_time_models(front: Front, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the run folder to a speed-up in two commands, for a run that no file names a task for."""
+    assert front.folder is not None
+    command("export", front.folder, "--point", len(front) - 1, "--out", tmp_path / "a" / "small.onnx")
+    told = capsys.readouterr().out
+    assert "random inputs" in told
+    assert "small.onnx" in told
+    command("export", front.folder, "--point", "baseline", "--out", tmp_path / "original.onnx")
+    command("bench", tmp_path / "a/small.onnx", "--against", tmp_path / "original.onnx", "--seconds", "0.1")
+    told = capsys.readouterr().out
+    assert "speed-up" in told
+    assert "│ 32 " in told
+
+
+@pytest.mark.parametrize("point", ["17", "-1", "first"])
+def test_point_that_is_not_there_is_named(front: Front, point: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong number is one message that says which there are."""
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(front.folder), "--point", point])
+    assert ended.value.code == 2
+    assert f"the front has points 0 to {len(front) - 1}" in capsys.readouterr().err
+
+
+def test_files_with_other_inputs_are_not_compared(front: Front, tmp_path: Path) -> None:
+    """A ratio of two models that do different work means nothing."""
+    assert front.baseline.path is not None
+    export(front.baseline.path, tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "a.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 16
+    other = Session(model.SerializeToString())
+    with pytest.raises(ArtifactError, match="different inputs"):
+        compare(Session(tmp_path / "a.onnx"), other)
+
+
+def test_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    """A damaged file is one sentence with its name."""
+    (tmp_path / "b.onnx").write_bytes(b"no model")
+    with pytest.raises(ArtifactError, match=r"b\.onnx: ONNX Runtime can't load it"):
+        Session(tmp_path / "b.onnx")
