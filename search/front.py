@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..evaluators.base import Measurement
 from ..spaces.errors import RunError, SettingError, nearest
@@ -16,6 +16,9 @@ from ..spaces.recipe import Recipe
 from .artifact import load
 from .pareto import scaled_hypervolume
 from .result import Objective, Result
+
+if TYPE_CHECKING:
+    from .deploy.export import Exported
 
 
 @dataclass(frozen=True, repr=False)
@@ -85,6 +88,38 @@ class Point:
         if self.path is None:
             raise RunError(f"point {self.id}: this front was not written to a folder, so there is no file to load.")
         return load(self.path, model)
+
+    def export(
+        self,
+        out: Path | str,
+        format: Literal["onnx", "torch"] = "onnx",  # noqa: A002 - as users know it
+        *,
+        inputs: tuple[Tensor, ...] = (),
+        model: nn.Module | None = None,
+    ) -> Exported:
+        """Write the compressed model as a file for other runtimes, and check its outputs.
+
+        Parameters
+        ----------
+        out
+            The file; one that is there is replaced.
+        format
+            "onnx": packed weights, for ONNX Runtime. "torch": a program of `torch.export`, its weights dense.
+        inputs
+            A batch to compare outputs on; without it, random numbers.
+        model
+            As for `load`.
+
+        Raises
+        ------
+        ArtifactError
+            If the model can't be loaded or exported.
+        """
+        from .deploy.export import export  # noqa: PLC0415 - the exporter takes seconds to import
+
+        if self.path is None:
+            raise RunError(f"point {self.id}: this front was not written to a folder, so there is no file to export.")
+        return export(self.path, out, format, model=model, inputs=inputs)
 
 
 @dataclass(frozen=True, repr=False)

@@ -55,7 +55,7 @@ def test_program_of_torch_computes_the_same(front: Front, task: Task, tmp_path: 
     """The other format is read by torch alone: rounded activations are plain operators there."""
     point = front[len(front) - 1]
     assert point.path is not None
-    found = export(point.path, tmp_path / "m.pt2", "torch", inputs=task.validation.first()[0])
+    found = point.export(tmp_path / "m.pt2", "torch", inputs=task.validation.first()[0])
     assert found.parity.difference < 0.05
     code = "import sys, torch; p = torch.export.load(sys.argv[1]).module(); print(p(torch.zeros(3, 1, 8, 8)).shape)"
     command = [sys.executable, "-c", code, str(tmp_path / "m.pt2")]
