@@ -127,7 +127,7 @@ def test_a_model_that_is_made_again_differently_says_so(task: Task, space: Space
     lost = front[0]
     (folder / "models" / f"{lost.recipe.digest}.safetensors").unlink()
     journal.write_text(journal.read_text().replace(lost.result.checksum, "0" * 16))
-    again = search(task, space, budget=6, executor="local", run=folder, progress=False, existing="resume")
+    again = search(task, space, budget=7, executor="local", run=folder, progress=False, existing="resume")
     flagged = [p for p in again if any("made again" in flag for flag in p.flags)]
     assert [p.recipe for p in flagged] == [lost.recipe]
     assert flagged[0].path is not None
