@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from ..evaluators.base import evaluators
 from ..spaces.errors import SettingError
+from ..spaces.metric import ACCURACY
 from .result import Objective, Result
 
 _FORM = re.compile(
@@ -168,6 +169,8 @@ def _nonsense(constraint: Constraint, quality: Objective, stored: bool) -> tuple
             return f"a {better} {name} is better, so a limit is on its {right}", f"Write '{name} {right} <= ...'."
         if constraint.sign != "<=" or limit < 0:
             return f"a {word} is limited from above, by 0 or more", f"For a better {name}, limit {name} itself."
+        if name == ACCURACY.name and limit > 1:
+            return "an accuracy is at most 1", f"Did you mean '{name} {word} <= {limit:g}%'?"
         return "", ""
     known = evaluators().get(name)
     if known is None or name == quality.name:

@@ -83,6 +83,7 @@ def test_the_part_that_is_not_understood_is_shown(text: str, part: str) -> None:
         ("macs <= 0.5", "less than one MAC. Did you mean 'macs <= 0.5x'"),
         ("macs <= 3 kB", "'kB' is no unit of macs"),
         ("accuracy drop <= -1", "limited from above, by 0 or more"),
+        ("accuracy drop <= 5", "Did you mean 'accuracy drop <= 5%'?"),
         ("accuracy drop >= 0.1", "limited from above, by 0 or more"),
         ("accuracy rise <= 0.1", "Write 'accuracy drop <= ...'"),
     ],
