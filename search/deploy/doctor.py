@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ...compressors.activations import LAYERS, calibrate, round_activations
 from ...compressors.base import Compressor, apply_step
 from ...compressors.draft import Context, Draft
 from ...spaces.catalogue import technique
@@ -24,6 +23,7 @@ from ..calls import Pass
 from .export import Parity, compared
 from .onnx_file import to_onnx
 from .runtime import Session, compare
+from .skeleton import Exporter
 
 #: Batches at which integer kernels are timed, and seconds for each.
 BATCHES, SECONDS = (1, 32), 1.0
@@ -86,10 +86,11 @@ def _culprits(task: Task) -> Iterator[str]:
 def _integers(task: Task, original: Session, inputs: tuple[Tensor, ...]) -> Finding:
     """Return how the model runs on integers here: all layers, 8-bit weights."""
     found: dict[int, tuple[Session, Parity]] = {}
+    exporter = Exporter()  # the two have one structure
     try:
         for bits in (8, SAFE_BITS):
             model, draft = _on_integers(task, bits)
-            session = Session(to_onnx(model, draft.encodings, task.example))
+            session = Session(to_onnx(model, draft.encodings, task.example, exporter))
             found[bits] = session, compared(model, session, inputs, True)
             layers = len(draft.integer)
             if found[bits][1].agreement is None or (found[bits][1].agreement or 0) >= AGREE:
@@ -119,8 +120,6 @@ def _on_integers(task: Task, bits: int) -> tuple[nn.Module, Draft]:
     for site in context.sites.values():
         if entry.supports(site):
             apply_step(entry, draft, Step.of(site.name, entry.name, bits=bits), context)
-    draft.integer = {path for path in draft.integer if isinstance(draft.module(path), LAYERS)}
-    round_activations(draft, len(task.example))
-    calibrate(draft.model, task.calibration)
+    entry.settle(draft, context, task.calibration)
     saved = dumps(draft, task.model, Recipe(), task.example)
     return opened(saved.data, task.model).model, draft

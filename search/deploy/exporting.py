@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,16 +73,24 @@ def input_names(count: int) -> list[str]:
     return ["input"] if count == 1 else [f"input{i}" for i in range(count)]
 
 
-def plain(model: nn.Module) -> nn.Module:
-    """Return a copy on the CPU that the exporter understands, with the same names."""
+def plain(model: nn.Module, form: Callable[[RoundedActivation], nn.Module] | None = None) -> nn.Module:
+    """Return a copy on the CPU with the same names, its rounded activations in a form that an exporter understands."""
+    form = form or _Rounded
     copied = copy.deepcopy(model).cpu().eval()
     for parameter in copied.parameters():
         parameter.requires_grad_(False)
     for parent in list(copied.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, RoundedActivation):
-                setattr(parent, name, _Rounded(child))
+                setattr(parent, name, form(child))
     return copied
+
+
+def batched(example: Sequence[Tensor]) -> tuple[tuple[Tensor, ...], tuple[dict[int, Any], ...]]:
+    """Return inputs to export with, and which of their dimensions stay open: a batch of one would become a constant."""
+    inputs = tuple(x.cpu().repeat(-(-2 // len(x)), *[1] * (x.ndim - 1)) for x in example)
+    batch = Dim("batch", min=1, max=MAX_BATCH)
+    return inputs, tuple({0: batch} for _ in inputs)
 
 
 def exported(model: nn.Module, example: Sequence[Tensor]) -> ir.Model:
@@ -100,15 +108,13 @@ def exported(model: nn.Module, example: Sequence[Tensor]) -> ir.Model:
     ArtifactError
         If torch can't export it.
     """
-    # A batch of one would be taken for a constant.
-    inputs = tuple(x.cpu().repeat(-(-2 // len(x)), *[1] * (x.ndim - 1)) for x in example)
-    batch = Dim("batch", min=1, max=MAX_BATCH)
+    inputs, shapes = batched(example)
     names = input_names(len(inputs))
     try:
         with silent(), torch.no_grad():
             program = torch.onnx.export(
                 plain(model), inputs, dynamo=True, external_data=False, verbose=False,
-                input_names=names, output_names=["output"], dynamic_shapes=tuple({0: batch} for _ in inputs),
+                input_names=names, output_names=["output"], dynamic_shapes=shapes,
                 custom_translation_table={torch.ops.paretopress.rounded.default: _as_qdq},
             )  # fmt: skip
     except Exception as error:

@@ -21,7 +21,6 @@ def to_onnx(
     model: nn.Module,
     encodings: Mapping[str, Encoding],
     example: Sequence[Tensor],
-    metadata: Mapping[str, str] | None = None,
     exporter: Exporter | None = None,
 ) -> bytes:
     """Return a model as an ONNX file with packed weights.
@@ -34,8 +33,6 @@ def to_onnx(
         Parameter name -> how it is stored.
     example
         The model's inputs, the batch first; the file takes any batch.
-    metadata
-        What the file says about itself.
     exporter
         Whoever writes many models of few structures has one for all of them.
 
@@ -52,10 +49,10 @@ def to_onnx(
         if name in parameters
     }
     pack_weights(onnx_model.graph, weights)
-    return _slim(onnx_model, dict(metadata or {}))
+    return _slim(onnx_model)
 
 
-def _slim(model: ir.Model, metadata: Mapping[str, str]) -> bytes:
+def _slim(model: ir.Model) -> bytes:
     """Return the bytes of a model without what no runtime reads: where nodes came from, shapes between them, names."""
     graph = model.graph
     kept = {*graph.inputs, *graph.outputs}
@@ -74,7 +71,6 @@ def _slim(model: ir.Model, metadata: Mapping[str, str]) -> bytes:
     graph.metadata_props.clear()
     graph.doc_string = None
     model.metadata_props.clear()
-    model.metadata_props.update(metadata)
     model.ir_version = IR_VERSION
     proto: Any = ir.to_proto(model)
     del proto.graph.value_info[:]

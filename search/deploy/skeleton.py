@@ -1,7 +1,7 @@
 """What torch's exporter makes of a structure, to be filled with the weights of every model that has it.
 
-Exporting takes seconds, filling takes a fraction of one: a search exports each structure once, whatever the widths, the
-bits and the weights of its models.
+Exporting takes seconds, filling takes a fraction of one: one `Exporter` exports each structure once, whatever widths,
+bits and weights its models have.
 """
 
 from __future__ import annotations

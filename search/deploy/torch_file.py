@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.export import Dim
 
 from ...compressors.activations import HIGH, LOW, RoundedActivation
 from ...spaces.errors import ArtifactError
-from .exporting import MAX_BATCH, reason_of, silent
+from .exporting import batched, plain, reason_of, silent
 
 
 class _Rounded(nn.Module):
@@ -47,17 +45,11 @@ def to_torch(model: nn.Module, example: Sequence[Tensor]) -> bytes:
     ArtifactError
         If torch can't export it.
     """
-    plain = copy.deepcopy(model).cpu().eval()
-    for parent in list(plain.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, RoundedActivation):
-                setattr(parent, name, _Rounded(child))
-    inputs = tuple(x.cpu().repeat(-(-2 // len(x)), *[1] * (x.ndim - 1)) for x in example)
-    batch = Dim("batch", min=1, max=MAX_BATCH)
+    inputs, shapes = batched(example)
     file = io.BytesIO()
     try:
         with silent(), torch.no_grad():
-            program = torch.export.export(plain, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False)
+            program = torch.export.export(plain(model, _Rounded), inputs, dynamic_shapes=shapes, strict=False)
             torch.export.save(program, file)
     except Exception as error:
         raise ArtifactError(f"torch can't export the model: {reason_of(error)}") from error

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+import torch
 
 from ...compressors.encoding import Encoding, Portable
 from .unpacking import Workbench
@@ -69,7 +70,7 @@ def pack_weights(graph: ir.Graph, weights: Mapping[str, Weight]) -> list[str]:
     """
     bench, missing = Workbench(graph), []
     for name, weight in weights.items():
-        portable = weight.encoding.codec.portable(_tensor(weight.dense))
+        portable = weight.encoding.codec.portable(torch.from_numpy(weight.dense))
         places = list(_places(graph, name, weight.dense))
         if not places:
             missing.append(name)
@@ -85,12 +86,6 @@ def pack_weights(graph: ir.Graph, weights: Mapping[str, Weight]) -> list[str]:
     for name in [name for name in graph.initializers if name not in used]:
         del graph.initializers[name]
     return missing
-
-
-def _tensor(array: Array) -> Any:
-    import torch  # noqa: PLC0415 - codecs speak torch
-
-    return torch.from_numpy(array)
 
 
 def _places(graph: ir.Graph, name: str, dense: Array) -> Iterator[Found]:

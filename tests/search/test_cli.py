@@ -64,6 +64,14 @@ def test_pick_prints_a_model_that_loads(folder: Path) -> None:
     assert load(folder / path)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
+def test_exported_model_is_checked_on_validation_data(folder: Path) -> None:
+    """A run that a file describes knows its data: outputs are compared on them, and the file is beside the model."""
+    done = command("export", "d", "--point", "0", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "validation examples" in done.stdout
+    assert (folder / "d/front/0/model.onnx").is_file()
+
+
 def test_resume_reaches_a_larger_budget(folder: Path) -> None:
     """Resuming with more trials adds exactly the missing ones."""
     done = command("resume", "d", "--trials", "7", cwd=folder)

@@ -59,7 +59,7 @@ def test_other_weights_and_widths_share_the_export() -> None:
     """Three models of one structure: torch's exporter runs once, and each computes what it should."""
     exporter = Exporter()
     for model in (net(0), net(1), net(2, width=4)):
-        session = Session(to_onnx(model, {}, (X[:1],), None, exporter))
+        session = Session(to_onnx(model, {}, (X[:1],), exporter))
         assert torch.allclose(torch.from_numpy(session(X.numpy())), model(X), atol=1e-4)
     assert exporter.runs == 1
 
@@ -68,7 +68,7 @@ def test_tensors_that_are_equal_by_chance_stay_apart() -> None:
     """Biases that are all zero in the first model and aren't in the second don't become one constant."""
     exporter = Exporter()
     for model in (net(0, bias=0.0, weight=1.0), net(1)):
-        session = Session(to_onnx(model, {}, (X[:1],), None, exporter))
+        session = Session(to_onnx(model, {}, (X[:1],), exporter))
         assert torch.allclose(torch.from_numpy(session(X.numpy())), model(X), atol=1e-4)
     assert exporter.runs == 1
 
@@ -83,6 +83,6 @@ def test_another_structure_is_exported_anew() -> None:
     exporter = Exporter()
     torch.manual_seed(0)
     for model in (net(0), fx.symbolic_trace(Other(6).eval())):
-        session = Session(to_onnx(model, {}, (X[:1],), None, exporter))
+        session = Session(to_onnx(model, {}, (X[:1],), exporter))
         assert torch.allclose(torch.from_numpy(session(X.numpy())), model(X), atol=1e-4)
     assert exporter.runs == 2
