@@ -16,7 +16,10 @@ from .tracing import untraceable
 if TYPE_CHECKING:
     from .task import Task
 
-#: Named sets of techniques. "full" is everything that is installed.
+#: What is searched only where it is asked for, by name or preset: nothing that a search measures gains from integer
+#: kernels, which run in a deployed model, and in eager PyTorch rounding takes time.
+ASKED_FOR = frozenset({"int8"})
+#: Named sets of techniques. "full" is everything else that is installed.
 PRESETS: dict[str, tuple[str, ...]] = {
     "quantize": ("integer", "codebook", "entropy"),
     "prune": ("channels", "depth", "magnitude", "entropy", "distillation"),
@@ -32,7 +35,7 @@ Techniques = str | Iterable[str] | Mapping[str, Settings | None]
 def preset(name: str) -> tuple[str, ...]:
     """Return the techniques of a preset, or raise SettingError with the nearest known one."""
     if name == "full":
-        return tuple(techniques())
+        return tuple(known for known in techniques() if known not in ASKED_FOR)
     if name not in PRESETS:
         raise SettingError("preset", name, "is unknown", nearest(name, [*PRESETS, "full"]))
     return PRESETS[name]
@@ -40,7 +43,7 @@ def preset(name: str) -> tuple[str, ...]:
 
 def _chosen(wanted: Techniques | None) -> dict[str, Settings]:
     if wanted is None:
-        return {name: {} for name in techniques()}
+        return {name: {} for name in preset("full")}
     if isinstance(wanted, str):
         known = wanted in techniques()
         return {wanted: {}} if known else {name: {} for name in preset(wanted)}

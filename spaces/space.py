@@ -86,7 +86,8 @@ class Space:
         techniques
             A preset ("quantize", "prune", "low-rank", "deep-compression", "fast", "full"), names, or a mapping
             ``{name: {knob: values, "layers": globs}}``, where values are a list, one value or
-            ``{"low": .., "high": .., "step": ..}``. All techniques by default.
+            ``{"low": .., "high": .., "step": ..}``. By default all techniques but "int8", which pays only in a deployed
+            model.
         layers
             Globs over site names; ``!glob`` takes away.
 

@@ -22,6 +22,7 @@ from paretopress.search.fisher import Fisher, measure_fisher
 from paretopress.search.sample import Sample
 from paretopress.search.sensitivity import coder_of
 from paretopress.search.trial import Bench
+from paretopress.spaces.catalogue import techniques
 from paretopress.spaces.choices import Choices, Setting
 from paretopress.spaces.recipe import Recipe, Step
 from paretopress.spaces.site import MODEL
@@ -75,7 +76,7 @@ class Place:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.choices = Choices(Space.from_task(task))
+        self.choices = Choices(Space.from_task(task, list(techniques())))
         self.sites = self.choices.space.sites
         self.coder = coder_of(self.choices)
         self.bench = Bench(task, self.sites, (), ())

@@ -55,3 +55,12 @@ def test_technique_that_needs_a_graph_is_refused_by_hand() -> None:
     """Who asks for it by name is told at once."""
     with pytest.raises(SettingError, match="int8.*needs a forward pass that can be traced"):
         Space.by_hand(task(), {"conv": {"int8": {}}})
+
+
+def test_integer_kernels_are_searched_where_they_are_asked_for() -> None:
+    """No default figure gains from int8, so it takes no trials unless it is named, or the preset is about speed."""
+    own = task()
+    assert "int8" not in Space.from_task(own).techniques
+    assert "int8" not in Space.from_task(own, "full").techniques
+    assert "int8" in Space.from_task(own, "fast").techniques
+    assert "int8" in Space.from_task(own, {"int8": {}}).techniques
