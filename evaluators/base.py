@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from torch import nn
 
 from ..spaces.data import Batches
-from ..spaces.errors import SettingError, nearest
+from ..spaces.errors import ArtifactError, SettingError, nearest
 from ..spaces.registry import Registry
 from ..spaces.task import Task
 
@@ -86,6 +86,8 @@ class Subject:
     baseline
         The original model in the form in which ``model`` was loaded, for paired measurements; None takes
         ``task.model``.
+    deploy, deploy_baseline
+        Write the model and the original as ONNX files; called as `deployed` and `deployed_baseline`.
     """
 
     model: nn.Module
@@ -95,6 +97,28 @@ class Subject:
     weight_bits: Mapping[str, int] = field(default_factory=dict)
     activation_bits: Mapping[str, int] = field(default_factory=dict)
     baseline: nn.Module | None = None
+    deploy: Callable[[], bytes] | None = None
+    deploy_baseline: Callable[[], bytes] | None = None
+
+    def deployed(self) -> bytes:
+        """Return the model as an ONNX file.
+
+        Raises
+        ------
+        ArtifactError
+            If it can't be exported.
+        """
+        return _file(self.deploy)
+
+    def deployed_baseline(self) -> bytes:
+        """Return the original as an ONNX file; see `deployed`."""
+        return _file(self.deploy_baseline)
+
+
+def _file(deploy: Callable[[], bytes] | None) -> bytes:
+    if deploy is None:
+        raise ArtifactError("no ONNX file can be had here: only models that a search or an export reads are deployed.")
+    return deploy()
 
 
 class Evaluator(ABC):
@@ -112,6 +136,10 @@ class Evaluator(ABC):
         Rough seconds for one measurement of a small model; the cheapest runs first.
     summary
         One line for the documentation.
+    anew
+        Whether it depends on the machine, and is measured anew at the end of a run.
+    conditions
+        Under which it measures, as a reader of the figure should know them; trials with other ones don't compare.
     """
 
     name: str
@@ -119,6 +147,12 @@ class Evaluator(ABC):
     direction: Direction
     cost: ClassVar[float]
     summary: ClassVar[str]
+    anew: ClassVar[bool] = False
+
+    @property
+    def conditions(self) -> str:
+        """See the class."""
+        return ""
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measurement:

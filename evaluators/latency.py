@@ -2,103 +2,134 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import ClassVar
-
-import torch
-from torch import Tensor, nn
+import re
+from typing import Any, ClassVar
 
 from ..spaces.errors import SettingError
 from .base import Direction, Evaluator, Measurement, Subject, register
-from .inference import at_batch, device_of, inference
-from .pairing import Program, alone, paired
-
-
-def clock_of(device: torch.device) -> Callable[[], float]:
-    """Return what tells the seconds: of this process's processor time, or on a GPU of the synchronised clock."""
-    if device.type != "cuda":
-        return time.process_time
-
-    def synchronised() -> float:
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return synchronised
-
-
-def _program(model: nn.Module, example: tuple[Tensor, ...], batch: int, device: torch.device) -> Program:
-    """Return a model's forward pass on a batch."""
-    inputs = at_batch(example, batch, device_of(model))
-
-    def start() -> Callable[[], object]:
-        own = tuple(part.clone() for part in inputs)  # a model may write into its input
-        return lambda: model(*own)
-
-    return Program(start, clock_of(device))
+from .device import Command, Measure, timed_by
+from .pairing import Pairing, alone, paired
+from .runtimes import Runtime
+from .runtimes import runtime as find
 
 
 class Latency(Evaluator):
     """Time of a forward pass as a ratio to the original model's, both measured here and now.
 
-    Processor time of this process on one thread (on a GPU, elapsed time between synchronisations), so that
-    other programs on the machine matter little. Candidate and baseline take turns; the figure is the median
-    of the ratios of neighbours, which slow drift leaves alone. Repeats until the interval is narrow or the
-    time is up.
+    Of the deployed file, unless a runtime of torch is chosen. Processor time of this process on one thread (on more
+    threads and on a GPU, elapsed time), so that other programs on the machine matter little. Candidate and baseline
+    take turns; the figure is the median of the ratios of neighbours, which slow drift leaves alone. Repeats until the
+    interval is narrow or the time is up.
 
     Parameters
     ----------
     batch
-        Examples in a forward pass: the task's example, repeated. With another batch than 1 the metric's name
-        is ``latency_batch<n>``.
+        Examples in a forward pass: the task's example, repeated.
     seconds
         To spend on one measurement; three times as much when its interval is still wider than 10 %, and for
         a slow model at least as much as six pairs take.
+    runtime
+        "onnxruntime"; "openvino", an extra; "torch", operator by operator, or "compiled", as `torch.compile` makes it.
+    threads
+        That may compute.
+    device
+        What times the two files elsewhere instead, such as on a phone: a command line (see `Command`), or in Python a
+        function of a module (see `Measure`).
+    name
+        In objectives, constraints and tables; by default "latency", with another batch than 1 ``latency_batch<n>``.
 
     Raises
     ------
     SettingError
-        If ``batch`` is below 1 or ``seconds`` isn't positive.
+        For a setting that can't be.
     """
 
     unit = "x baseline"
+    anew = True
     direction: Direction = "minimize"
-    cost: ClassVar[float] = 1.0
-    summary: ClassVar[str] = "Processor time of a forward pass, one thread, as a ratio to the original model's."
+    cost: ClassVar[float] = 5.0
+    summary: ClassVar[str] = "Processor time of the deployed file, one thread, as a ratio to the original's."
 
-    def __init__(self, batch: int = 1, seconds: float = 1.0) -> None:
-        if batch < 1:
-            raise SettingError("batch", batch, "must be at least 1")
-        if not seconds > 0:
+    def __init__(
+        self,
+        batch: int = 1,
+        seconds: float = 1.0,
+        *,
+        runtime: str = "onnxruntime",
+        threads: int = 1,
+        device: str | Measure | None = None,
+        name: str = "",
+    ) -> None:
+        for setting, value in (("batch", batch), ("threads", threads)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SettingError(setting, value, "must be a whole number, at least 1")
+        if not isinstance(seconds, int | float) or not 0 < seconds < float("inf"):
             raise SettingError("seconds", seconds, "must be positive")
-        self.batch, self.seconds = batch, seconds
-        self.name = "latency" if batch == 1 else f"latency_batch{batch}"
+        if name and not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise SettingError("name", name, "must be letters, digits and _, a letter first")
+        if not (device is None or isinstance(device, str) or callable(device)):
+            raise SettingError("device", device, "must be a command line or a function")
+        self.batch, self.seconds, self.threads = batch, seconds, threads
+        self.runtime = runtime
+        self._measure: Measure | None = Command(device) if isinstance(device, str) else device
+        self.name = name or ("latency" if batch == 1 else f"latency_batch{batch}")
+        self._where  # noqa: B018 - a runtime that isn't there is refused now
+
+    @property
+    def _where(self) -> Runtime:
+        return find(self.runtime)
+
+    @property
+    def deployed(self) -> bool:
+        """Whether it times the deployed file."""
+        return self._measure is not None or self._where.deployed
+
+    @property
+    def here(self) -> bool:
+        """Whether it is this machine that is timed."""
+        return self._measure is None
+
+    @property
+    def conditions(self) -> str:
+        """What runs it, e.g. "ONNX Runtime, batch 1, 1 thread"."""
+        what = self._where.label if self.here else getattr(self._measure, "line", self.name)
+        return f"{what}, batch {self.batch}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+    def but(self, *, seconds: float | None = None, runtime: str | None = None) -> Latency:
+        """Return the same metric with other settings."""
+        return Latency(
+            self.batch, seconds or self.seconds, runtime=runtime or self.runtime, threads=self.threads,
+            device=self._measure, name=self.name,
+        )  # fmt: skip
 
     def measure(self, subject: Subject) -> Measurement:
         """Return the median ratio with its 95 % interval; ``repeats`` is the number of pairs.
 
-        ``detail`` holds the two medians in milliseconds, the batch, threads and runtime, ``wall_over_cpu``
-        (above 1: something else had the processor) and ``noisy`` (the interval is wider than 10 % of the
-        ratio).
+        ``detail`` holds the two medians in milliseconds, the batch, threads and runtime, for deployed files their
+        length, ``wall_over_cpu`` (above 1: something else had the processor) and ``noisy`` (the interval is wider than
+        10 % of the ratio).
         """
-        example, device = subject.task.example, device_of(subject.model)
-        original = subject.baseline if subject.baseline is not None else subject.task.model
-        with alone(), inference(subject.model), inference(original):
-            found = paired(
-                _program(subject.model, example, self.batch, device),
-                _program(original, example, self.batch, device),
-                self.seconds,
-            )
-        detail = {
+        found = self._timed(subject)
+        detail: dict[str, Any] = {
             "milliseconds": found.milliseconds,
             "baseline_milliseconds": found.baseline_milliseconds,
             "batch": self.batch,
-            "threads": 1,
-            "runtime": "torch eager",
+            "threads": self.threads,
+            "runtime": self._where.label if self.here else getattr(self._measure, "line", "device"),
             "wall_over_cpu": found.wall_over_cpu,
             "noisy": found.noisy,
         }
+        if self.deployed:
+            detail["deployed_bytes"] = len(subject.deployed())
+            detail["baseline_deployed_bytes"] = len(subject.deployed_baseline())
         return Measurement(found.ratio, self.unit, (found.low, found.high), found.pairs, detail)
+
+    def _timed(self, subject: Subject) -> Pairing:
+        if self._measure is not None:
+            files = subject.deployed(), subject.deployed_baseline()
+            return timed_by(self._measure, *files, self.batch, self.threads)
+        with alone(self.threads), self._where.programs(subject, self.batch, self.threads) as (mine, other):
+            return paired(mine, other, self.seconds)
 
 
 register(Latency())

@@ -89,6 +89,7 @@ class Memory(Evaluator):
     name = "memory"
     unit = "B"
     direction: Direction = "minimize"
+    anew = True
     cost: ClassVar[float] = 0.02
     summary: ClassVar[str] = "Peak memory of one forward pass at batch 1: weights, buffers and live activations."
 

@@ -6,7 +6,7 @@ import gc
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,18 +37,32 @@ def median_interval(ratios: list[float]) -> tuple[float, float, float]:
     return median, min(median, float(low)), max(median, float(high))
 
 
+def clock_of(threads: int = 1, device: torch.device | None = None) -> Clock:
+    """Return what tells the seconds of a program: on one thread those of this process's processor time, which other
+    programs leave alone; on several, and on a GPU, which is synchronised first, those that go by.
+    """
+    if device is not None and device.type == "cuda":
+
+        def synchronised() -> float:
+            torch.cuda.synchronize(device)
+            return time.perf_counter()
+
+        return synchronised
+    return time.process_time if threads == 1 else time.perf_counter
+
+
 @contextmanager
-def alone() -> Iterator[None]:
-    """One measuring process of this user at a time on the machine, one thread, no garbage collection."""
+def alone(threads: int = 1) -> Iterator[None]:
+    """One measuring process of this user at a time on the machine, so many threads, no garbage collection."""
     user = os.getuid() if hasattr(os, "getuid") else 0
-    threads, collecting = torch.get_num_threads(), gc.isenabled()
+    before, collecting = torch.get_num_threads(), gc.isenabled()
     with FileLock(Path(tempfile.gettempdir()) / f"paretopress-latency-{user}.lock"):
         gc.disable()
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads)
         try:
             yield
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(before)
             if collecting:
                 gc.enable()
 
@@ -128,6 +142,13 @@ class Pairing:
         """Whether the interval is wider than 10 % of the ratio."""
         return self.high - self.low > NOISY * self.ratio
 
+    @classmethod
+    def of(cls, candidate: Sequence[float], baseline: Sequence[float], wall_over_cpu: float = 1.0) -> Pairing:
+        """Return the figures of seconds of passes, (pairs,) each, those of a pair beside each other."""
+        median, low, high = median_interval([c / b for c, b in zip(candidate, baseline)])
+        mine, theirs = (1e3 * float(np.median(seconds)) for seconds in (candidate, baseline))
+        return cls(median, low, high, len(candidate), mine, theirs, wall_over_cpu)
+
 
 def paired(candidate: Program, baseline: Program, seconds: float) -> Pairing:
     """Return the ratio of two programs that take turns, so that slow drift leaves it alone.
@@ -140,10 +161,7 @@ def paired(candidate: Program, baseline: Program, seconds: float) -> Pairing:
         for turn in range(turns):
             for program in (candidate, baseline) if turn % 2 else (baseline, candidate):
                 program.sample()
-        median, low, high = median_interval([c / b for c, b in zip(candidate.seconds, baseline.seconds)])
-        width, spent = (high - low) / median, candidate.spent + baseline.spent
-        patience = seconds if width <= NOISY else PATIENCE * seconds
-        if width <= FINE or spent >= patience:
-            mine, theirs = (1e3 * float(np.median(p.seconds)) for p in (candidate, baseline))
-            wall = (candidate.wall + baseline.wall) / spent
-            return Pairing(median, low, high, len(candidate.seconds), mine, theirs, wall)
+        spent = candidate.spent + baseline.spent
+        found = Pairing.of(candidate.seconds, baseline.seconds, (candidate.wall + baseline.wall) / spent)
+        if found.high - found.low <= FINE * found.ratio or spent >= (PATIENCE if found.noisy else 1) * seconds:
+            return found

@@ -10,7 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ..spaces.errors import ModelError, SettingError
+from ..evaluators.base import Evaluator
+from ..evaluators.latency import Latency
+from ..spaces.automatic import DEPLOYED
+from ..spaces.errors import ArtifactError, ModelError, SettingError
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from ..spaces.task import Task
@@ -25,6 +28,7 @@ from .fitting import check_fits
 from .folder import Existing
 from .front import Front
 from .journal import Journal, identity
+from .latency_choice import wants_integers
 from .plan import Plan, make_plan
 from .preparation import make_sampler
 from .progress import Progress
@@ -44,6 +48,7 @@ def search(
     space: Space | None = None,
     objectives: Sequence[str] | None = None,
     *,
+    metrics: Sequence[Evaluator] = (),
     budget: int | None = 50,
     minutes: float | None = None,
     evaluations: float | None = None,
@@ -66,9 +71,13 @@ def search(
     task
         The trained model and its data.
     space
-        What may vary; by default everything (`Space.from_task`).
+        What may vary; by default everything that the objectives gain from (`Space.from_task`).
     objectives
         Two or more metric names; by default the task's metric and "size". See ``paretopress techniques``.
+    metrics
+        Beside those that everybody has, e.g. ``[Latency(batch=32), Latency(name="phone", device="./phone.sh ...")]``.
+        Their names may be objectives and stand in constraints; others are measured of the front's models at the end.
+        One of the same name replaces everybody's: ``[Latency(runtime="torch")]``.
     budget
         Different recipes to try in all, the baseline among them; None for no limit.
     minutes
@@ -117,13 +126,15 @@ def search(
         For what a user can mend, before the first trial.
     """
     plan = make_plan(
-        task, objectives, budget=budget, minutes=minutes, evaluations=evaluations, constraints=constraints,
-        sampler=sampler, seed=seed, run=run, existing=existing, executor=executor, resources=resources, racing=racing,
+        task, objectives, metrics=metrics, budget=budget, minutes=minutes, evaluations=evaluations,
+        constraints=constraints, sampler=sampler, seed=seed, run=run, existing=existing, executor=executor,
+        resources=resources, racing=racing,
     )  # fmt: skip
-    space = space if space is not None else Space.from_task(task)
+    if space is None:
+        space = Space.from_task(task, DEPLOYED if wants_integers(plan.metrics) else None)
     check_fits(task, space)
     bench = Bench(task, space.sites, plan.metrics, plan.objectives, max(1, int(plan.resources.cpus)))
-    folder, header = plan.folder, identity(task, space, plan.objectives)
+    folder, header = plan.folder, identity(task, space, plan.objectives, plan.metrics)
     clock = Clock()
     with ExitStack() as stack:
         # Whatever can go wrong before the first trial goes wrong before the folder is touched.
@@ -137,6 +148,7 @@ def search(
         for line in (_starting(plan), cache_problem()):
             watcher.say(line)
         with clock("baseline"):
+            _check_deployed(bench)
             first = _baseline(bench, journal, seed)
         with clock("start workers"):
             trials = start_executor(plan.executor, bench, plan.resources)
@@ -159,7 +171,7 @@ def search(
         best = engine.front()
         watcher.concluding(why)
         with clock("measure the front"):
-            base, points, split = conclude(bench, best, baseline, store, folder, watcher.measured)
+            base, points, split = conclude(bench, best, baseline, store, folder, watcher.measured, plan.columns)
         results = tuple(r for r, _ in journal.results)
         feasible = all(v <= 0 for r in best for v in violations(plan.constraints, r, baseline, plan.quality))
         front = Front(plan.objectives, plan.quality, base, points, results, split, feasible, (), folder)
@@ -187,6 +199,21 @@ def _check_measured(journal: Journal | None, plan: Plan) -> None:
                     "constraints", metric.name, f"the trials in {plan.folder} did not measure it",
                     "Resume without this limit, or start over with it.",
                 )  # fmt: skip
+
+
+def _check_deployed(bench: Bench) -> None:
+    """Refuse to time the deployed file of a model that can't be deployed."""
+    timed = next((m for m in bench.metrics if isinstance(m, Latency) and m.deployed), None)
+    if timed is not None:
+        try:
+            with bench.threaded():
+                bench.deployed_original()
+        except ArtifactError as error:
+            raise SettingError(
+                "objectives", timed.name, f"is of the deployed file, and there is none: {str(error).rstrip('.')}",
+                "See: paretopress doctor. Or time the model in torch: metrics=[Latency(runtime='torch')], in a YAML "
+                "file metrics: {latency: {runtime: torch}}.",
+            ) from error  # fmt: skip
 
 
 def _baseline(bench: Bench, journal: Journal | None, seed: int) -> Finished:

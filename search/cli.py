@@ -12,17 +12,17 @@ import typer
 from rich.console import Console
 
 from ..compressors.cache import cache_folder
+from ..evaluators.latency import Latency
 from ..spaces.errors import PressError, SettingError
 from ..spaces.task import UNNAMED, Task
 from . import config as settings
 from .api import search as run_search
 from .artifact import locate
-from .constraint import Constraint
 from .deploy import commands as deploy
 from .folder import Existing, check, check_place
 from .front import Front, Point
 from .journal import read
-from .layer_latency import timed_metric
+from .latency_choice import timed_metric
 from .plan import make_plan
 from .profile_run import measure
 from .profile_table import narrowed, profile_lines
@@ -124,8 +124,8 @@ def profile(
     task = _task(chosen, folder, file)
     space = chosen.build_space(task)
     shown = narrowed(space, technique, layers)  # a name that doesn't exist is found before anything is measured
-    asked = [*(chosen.objectives or ()), *(Constraint.parse(text).metric for text in chosen.constraints)]
-    timed = timed_metric([*asked, *(["latency"] if latency else [])]) if latency is not False else None
+    asked = [*chosen.asked(task), *([Latency()] if latency else [])]
+    timed = timed_metric(asked) if latency is not False else None
     try:
         found, checked = measure(task, space, chosen.executor, chosen.resources(), _err, timed)
     except KeyboardInterrupt:
@@ -163,6 +163,7 @@ def _run(chosen: settings.Config, folder: Path, file: Path, existing: Existing, 
     task = _task(chosen, folder, file)
     options: dict[str, Any] = {
         "objectives": chosen.objectives,
+        "metrics": chosen.build_metrics(),
         "budget": chosen.budget.trials,
         "minutes": chosen.budget.minutes,
         "evaluations": chosen.budget.evaluations,

@@ -14,13 +14,18 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..spaces.automatic import preset
+from ..evaluators.base import Evaluator
+from ..evaluators.latency import Latency
+from ..spaces.automatic import DEPLOYED, preset
 from ..spaces.catalogue import DataNeed, technique
 from ..spaces.errors import PressError, RunError, SettingError, nearest
 from ..spaces.space import Space
 from ..spaces.task import Task
+from .constraint import Constraint
 from .executor import Resources
+from .latency_choice import wants_integers
 from .store import write_atomically
+from .trial import metrics_for
 
 FILE = "config.json"
 
@@ -45,6 +50,7 @@ _SEVERAL = {
 #: What to do, by key.
 _REMEDIES = {
     "objectives": "Write [accuracy, size].",
+    "metrics": "Write {latency_batch32: {batch: 32}}: names of latencies, and their settings.",
     "constraints": "Write ['accuracy drop <= 1%'].",
     "techniques": "Write [integer, entropy], or integer: {bits: [8, 4]} below it.",
     "layers": "Write ['layer*', '!layer1.*'].",
@@ -92,6 +98,16 @@ class RaySection(_Section):
     cpus: float = Field(default=1.0, gt=0)
 
 
+class LatencySection(_Section):
+    """A latency under the name that is its key; see `Latency`."""
+
+    runtime: str = "onnxruntime"
+    batch: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1)
+    seconds: float = Field(default=1.0, gt=0)
+    device: str | None = None
+
+
 class Config(_Section):
     """A run. ``task`` is ``module:function``, a function that returns a `Task`.
 
@@ -104,6 +120,7 @@ class Config(_Section):
     techniques: list[str] | dict[str, dict[str, Any] | None] | None = None
     layers: list[str] | str = "*"
     objectives: list[str] | None = None
+    metrics: dict[str, LatencySection] = Field(default_factory=dict)
     constraints: list[str] = Field(default_factory=list)
     budget: BudgetSection = BudgetSection(trials=50)
     sampler: str = "profile"
@@ -136,6 +153,8 @@ class Config(_Section):
 
     def build_space(self, task: Task) -> Space:
         """Return the space; see `Space.from_task` for the errors."""
+        if self.preset is None and self.techniques is None and wants_integers(self.asked(task)):
+            return Space.from_task(task, DEPLOYED, self.layers)
         if self.preset is None:
             return Space.from_task(task, self.techniques, self.layers)
         if self.techniques is None:
@@ -144,6 +163,15 @@ class Config(_Section):
         # What the preset alone brings is an offer: without training data it goes without what trains.
         offered = [n for n in preset(self.preset) if task.train or technique(n).data_need is not DataNeed.TRAINING]
         return Space.from_task(task, {**dict.fromkeys(offered), **own}, self.layers)
+
+    def build_metrics(self) -> list[Latency]:
+        """Return the metrics of its own; see `Latency` for the errors."""
+        return [Latency(**section.model_dump(), name=name) for name, section in self.metrics.items()]
+
+    def asked(self, task: Task) -> list[Evaluator]:
+        """Return the metrics that objectives and constraints name; see `metrics_for` for the errors."""
+        names = [*(self.objectives or ()), *(Constraint.parse(text).metric for text in self.constraints)]
+        return metrics_for(task, names, {m.name: m for m in self.build_metrics()})
 
     def resources(self) -> Resources:
         """Return what trials may use."""
@@ -234,7 +262,7 @@ def _explained(error: ValidationError, where: str) -> SettingError:
     # pydantic names the branches of a union behind the key; a reader doesn't want them.
     key = ".".join(p for p in path if "[" not in p and p not in ("str", "int", "float"))
     if problem["type"] == "extra_forbidden":
-        sections: dict[str, type[_Section]] = {"budget": BudgetSection, "ray": RaySection}
+        sections: dict[str, type[_Section]] = {"budget": BudgetSection, "ray": RaySection, "metrics": LatencySection}
         section = sections.get(path[0], Config)
         return SettingError(
             f"{where}: {key}", problem["input"], "is no setting", nearest(path[-1], section.model_fields)

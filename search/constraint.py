@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..evaluators.base import evaluators
+from ..evaluators.base import Evaluator, evaluators
 from ..spaces.errors import SettingError
 from ..spaces.metric import ACCURACY
 from .result import Objective, Result
@@ -125,17 +125,23 @@ def _allowed(text: object) -> str:
     """Return which signs and units a limit on the metric that a text begins with may have."""
     words = re.findall(r"\s*([A-Za-z_]\w*)", text) if isinstance(text, str) else []
     name = words[0] if words and words[0] in evaluators() else ""
-    return f"Signs: <= and >=. Units{f' of {name}' if name else ''}: {', '.join(_units(name))}, or none."
+    return (
+        f"Signs: <= and >=. Units{f' of {name}' if name else ''}: {', '.join(_units(evaluators().get(name)))}, or none."
+    )
 
 
-def _units(metric: str) -> tuple[str, ...]:
-    """Return what may follow the number in a limit on a metric."""
-    known = evaluators().get(metric)
+def _units(known: Evaluator | None) -> tuple[str, ...]:
+    """Return what may follow the number in a limit on a metric; None is one that is unknown."""
     unit = known.unit if known is not None else ""
     return _BYTES if unit == "B" else _RELATIVE if unit.startswith("x ") else _COUNTED
 
 
-def check_constraints(constraints: Sequence[Constraint], quality: Objective, stored: bool = False) -> None:
+def check_constraints(
+    constraints: Sequence[Constraint],
+    quality: Objective,
+    stored: bool = False,
+    known: Mapping[str, Evaluator] | None = None,
+) -> None:
     """Check that limits make sense for their metrics.
 
     Parameters
@@ -144,6 +150,8 @@ def check_constraints(constraints: Sequence[Constraint], quality: Objective, sto
         The task's own metric. Only that has a good side to lose.
     stored
         Whether they are those of a run that was begun before, maybe when a rise was called a drop, too.
+    known
+        Metrics by name; by default those that everybody has.
 
     Raises
     ------
@@ -151,12 +159,14 @@ def check_constraints(constraints: Sequence[Constraint], quality: Objective, sto
         For the first one that makes none.
     """
     for constraint in constraints:
-        rule, advice = _nonsense(constraint, quality, stored)
+        rule, advice = _nonsense(constraint, quality, stored, evaluators() if known is None else known)
         if rule:
             raise SettingError("constraint", constraint.text, rule, advice)
 
 
-def _nonsense(constraint: Constraint, quality: Objective, stored: bool) -> tuple[str, str]:
+def _nonsense(
+    constraint: Constraint, quality: Objective, stored: bool, metrics: Mapping[str, Evaluator]
+) -> tuple[str, str]:
     """Return what is wrong with a limit, and what to do; "" twice if nothing is."""
     name, word, limit = constraint.metric, constraint.word, constraint.limit
     if word and name != quality.name:
@@ -172,11 +182,11 @@ def _nonsense(constraint: Constraint, quality: Objective, stored: bool) -> tuple
         if name == ACCURACY.name and limit > 1:
             return "an accuracy is at most 1", f"Did you mean '{name} {word} <= {limit:g}%'?"
         return "", ""
-    known = evaluators().get(name)
+    known = metrics.get(name)
     if known is None or name == quality.name:
         return "", ""
-    if constraint.unit and constraint.unit not in _units(name):
-        return f"{constraint.unit!r} is no unit of {name}", f"It may have {', '.join(_units(name))} or none."
+    if constraint.unit and constraint.unit not in _units(known):
+        return f"{constraint.unit!r} is no unit of {name}", f"It may have {', '.join(_units(known))} or none."
     if known.unit in _WHOLE and not constraint.relative and 0 < limit < 1:
         advice = f"Did you mean '{name} {constraint.sign} {limit:g}x', of the original's?"
         return f"is less than one {_WHOLE[known.unit]}", advice

@@ -8,7 +8,9 @@ was measured, as a ratio to the original's.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,7 @@ from scipy import sparse
 
 from ..spaces.choices import Genomes
 from ..spaces.stage import Stage
-from .effects import Effect, Unit
+from .effects import ON_INTEGERS, Effect, Unit
 from .sensitivity import Profile
 
 Values = npt.NDArray[np.float64]
@@ -28,6 +30,10 @@ PREDICTED = ("size", "macs", "bops")
 STEP_BYTES = 30
 #: What stands for the logarithm of nothing.
 _NOTHING = -1e3
+#: How far predicted logarithms are off, before many trials tell: with a table, and without one; and what few are.
+_GUESS, _WILD, _FEW = 0.2, 0.5, 8
+#: So many times as far off is all but impossible.
+_SURE = 3.0
 
 
 class CostModel:
@@ -62,6 +68,7 @@ class CostModel:
         self.fixed = np.array([per[m][1] for m in self.metrics])
         self.logs = [self._table(profile, m) for m in self.metrics]
         self.pairs = self._together(profile)
+        self._timed, self._borders = (table.metric if table is not None else ""), self._conversions(profile)
 
     def _table(self, profile: Profile, metric: str) -> sparse.csr_matrix:
         """Return (all settings, units) logarithms of what each setting leaves of each unit."""
@@ -118,7 +125,30 @@ class CostModel:
         """Return costs (n, metrics) of legal genomes (n, decisions)."""
         costs: Values = np.stack([x.sum(1) for x in self.left(genomes, hot)], axis=1) + self.fixed
         costs[:, self.metrics.index("size")] += STEP_BYTES * np.count_nonzero(genomes, axis=1)
+        if self._borders is not None and self._timed in self.metrics:
+            costs[:, self.metrics.index(self._timed)] += self._borders.cost(genomes + self.offsets)
         return costs
+
+    def _conversions(self, profile: Profile) -> _Borders | None:
+        """Return what conversions cost, None if nothing."""
+        if profile.latency is None or not profile.latency.borders:
+            return None
+        place = {p: i for i, p in enumerate(self.paths)}
+        integer = np.zeros(int(self.choices.counts.sum()), dtype=bool)
+        members = np.zeros((len(self.choices), len(self.paths)))
+        for i, (offset, decision, effects) in enumerate(zip(self.offsets, self.choices.decisions, profile.effects)):
+            members[i, [place[p] for p in self.choices.space.sites[decision.site].members if p in place]] = 1
+            integer[offset + 1 : offset + 1 + len(effects)] = [e.work.endswith(ON_INTEGERS) for e in effects]
+        found = [
+            (place[p], place[r], cost)
+            for p, (cost, readers) in profile.latency.borders.items()
+            for r in readers
+            if p in place and r in place
+        ]
+        if not found:
+            return None
+        writers, readers, costs = (np.array(side) for side in zip(*found))
+        return _Borders(integer, members, writers, readers, costs)
 
 
 def _shares(profile: Profile, metric: str, site: str, effect: Effect) -> Mapping[str, float]:
@@ -127,6 +157,37 @@ def _shares(profile: Profile, metric: str, site: str, effect: Effect) -> Mapping
         return profile.latency.shares(site, effect)
     place = {"size": 0, "macs": 1}.get(metric)
     return {p: shares[place] if place is not None else shares[1] * shares[2] for p, shares in effect.shares.items()}
+
+
+@dataclass(frozen=True)
+class _Borders:
+    """Where conversions are paid.
+
+    Attributes
+    ----------
+    integer
+        (all settings,) whether a setting lets its site run on integers.
+    members
+        (decisions, units) 1 where a unit is part of a decision's site.
+    writers, readers
+        (pairs,) units, those of one writer together.
+    costs
+        (pairs,) the share of latency, the same for all pairs of a writer: it is paid once.
+    """
+
+    integer: npt.NDArray[np.bool_]
+    members: Values
+    writers: npt.NDArray[np.int64]
+    readers: npt.NDArray[np.int64]
+    costs: Values
+
+    def cost(self, settings: npt.NDArray[np.int64]) -> Values:
+        """Return (n,) costs of genomes, given the places of their settings, (n, decisions)."""
+        runs = self.integer[settings] @ self.members > 0
+        differ = runs[:, self.writers] != runs[:, self.readers]
+        starts = np.flatnonzero(np.diff(self.writers, prepend=-1))
+        paid: Values = np.logical_or.reduceat(differ, starts, axis=1) @ self.costs[starts]
+        return paid
 
 
 class Fitted:
@@ -151,6 +212,7 @@ class Fitted:
             source, slope = (metric, 1.0) if metric in costs.metrics else ("macs", 0.5)
             self._prior[metric] = np.array([slope if m == source else 0.0 for m in costs.metrics])
         self._slopes = dict(self._prior)
+        self._spread = {m: _GUESS if m in costs.metrics else _WILD for m in self._base}
 
     def learn(self, hot: sparse.csr_matrix, genomes: Genomes, values: Values, metrics: Sequence[str]) -> None:
         """Take in the trials: genomes (n, decisions) and their values (n, metrics), NaN where not measured."""
@@ -164,11 +226,19 @@ class Fitted:
             target = np.log(column[seen] / base) - logs[seen] @ prior
             precision = logs[seen].T @ logs[seen] + np.eye(logs.shape[1])
             self._slopes[metric] = prior + np.linalg.solve(precision, logs[seen].T @ target)
+            off = np.log(column[seen] / base) - logs[seen] @ self._slopes[metric]
+            guess = _GUESS if metric in self._costs.metrics else _WILD
+            self._spread[metric] = float(np.sqrt((_FEW * guess**2 + off @ off) / (_FEW + len(off))))
 
     def predict(self, known: Values) -> dict[str, Values]:
         """Return metric -> (n,) predictions, given the predicted costs (n, metrics)."""
         logs = self._logs(known)
         return {m: base * np.exp(logs @ self._slopes[m]) for m, base in self._base.items()}
+
+    def floors(self, known: Values) -> dict[str, float]:
+        """Return metric -> a value that is below the true one all but surely, given a genome's costs (1, metrics)."""
+        found = self.predict(known)
+        return {m: float(values[0]) * math.exp(-_SURE * self._spread[m]) for m, values in found.items()}
 
     def _logs(self, known: Values) -> Values:
         logs: Values = np.log(np.maximum(known, 1e-12) / self._whole)

@@ -40,7 +40,9 @@ from .footprint import module_bytes, shares_left
 from .layers import ModuleForm
 
 #: Changes when what is measured changes, so that effects on disk are measured anew.
-VERSION = 6
+VERSION = 7
+#: See `Effect.work`.
+ON_INTEGERS = " on integers"
 #: Large changes do more damage than their second-order term says: exp(3 x relative change) times as much, by a fit to
 #: 180 changes of a ResNet-20's layers by rounding, zeroing and factors, whose outputs were compared. Re-estimated
 #: batch norm gives some of that back.
@@ -83,7 +85,8 @@ class Effect:
         Where the damage is by Fisher information: the length of the weights' change, as a share of their own.
     work
         A digest of what the changed modules compute, weights apart: settings that have the same one take the same
-        time. "" where it is what the original computes, as with masks and number formats.
+        time. "" where it is what the original computes, as with masks and number formats. It ends with `ON_INTEGERS`
+        where a deployed layer runs on integer kernels.
     """
 
     damage: float = 0.0
@@ -215,6 +218,7 @@ class Survey:
     def _of_layer(self, entry: Compressor, site: Site, setting: Setting, fisher: Fisher) -> Effect:
         draft = self._alone(entry, site, setting)
         work = self._work(setting, *((self.task.model.get_submodule(m), draft.module(m)) for m in site.members))
+        work += ON_INTEGERS if draft.integer else ""
         macs = self._macs(draft, site) if entry.stage is Stage.OPERATOR else 1.0
         bits = self._bits(draft, site)
         dense = dense_weights(draft, site, self.task.model)

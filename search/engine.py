@@ -161,7 +161,7 @@ class Engine:
         feasible = all(v <= 0 for r in best for v in self._violations(r))
         front = [[o.loss(r.value(o.name)) for o in self.plan.objectives] for r in best] if feasible else []
         limits = allowed(self.plan.constraints, self.baseline, self.plan.quality) if feasible else {}
-        race = Race(limits, self._gains) if self.plan.racing else None
+        race = Race(limits, self._gains, proposal.floors) if self.plan.racing else None
         self.executor.submit(Job(number, recipe, seed, proposal.origin, race), front)
 
     def front(self) -> list[Result]:

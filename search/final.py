@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..evaluators.accuracy import Quality
-from ..evaluators.base import Evaluator, Measurement, Subject, evaluators
-from .artifact import FILE, load
+from ..evaluators.base import Evaluator, Measurement, Subject
+from ..evaluators.latency import Latency
+from ..evaluators.onnx_session import Session
+from ..spaces.errors import ArtifactError
+from .artifact import FILE, opened
 from .front import Point
 from .pareto import compressed
 from .result import Objective, Result
@@ -20,8 +24,10 @@ from .trial import Bench, Job
 
 #: Bootstrap resamples for the interval of a metric that has no closed form.
 _RESAMPLES = 200
-#: Metrics that depend on the machine, and are measured anew; all others but quality are exact and kept.
-_MEASURED = ("latency", "memory")
+#: A deployed file that gives the model's answer for fewer examples than this isn't the model.
+_AGREE = 0.99
+#: Of so many examples.
+_EXAMPLES = 256
 #: Fewer MACs than this share of the baseline's should be faster than it by this factor, or the point is flagged.
 _FEWER_MACS, _FASTER = 0.95, 0.97
 
@@ -33,6 +39,7 @@ def conclude(
     store: Store,
     folder: Path,
     tell: Callable[[int, int], None],
+    columns: Sequence[Evaluator] = (),
 ) -> tuple[Point, tuple[Point, ...], str]:
     """Write the front's files and measure them; return the baseline, the points and the split.
 
@@ -46,17 +53,20 @@ def conclude(
         Of the run.
     tell
         Called with (models measured, models in all).
+    columns
+        Metrics that trials don't measure.
     """
     quality = Objective(bench.task.metric.name, bench.task.metric.direction, True)
+    columns = _possible(bench, columns)
     ordered = sorted(compressed(best), key=lambda r: quality.loss(r.value(quality.name)))
     fresh, final = folder / "front.new", folder / "front"
     shutil.rmtree(fresh, ignore_errors=True)
     tell(0, len(ordered) + 1)
-    base = _point(bench, -1, baseline, store, folder / "baseline", None)
+    base = _point(bench, -1, baseline, store, folder / "baseline", None, columns)
     points = []
     for number, result in enumerate(ordered):
         tell(number + 1, len(ordered) + 1)
-        points.append(_point(bench, number, result, store, fresh / str(number), base))
+        points.append(_point(bench, number, result, store, fresh / str(number), base, columns))
     for point in (base, *points):
         assert point.path is not None
         text = json.dumps(point_json(point, point.path.parent), indent=1)
@@ -71,13 +81,33 @@ def conclude(
     return base, moved, "test" if bench.task.test is not None else "validation"
 
 
-def _point(bench: Bench, number: int, result: Result, store: Store, folder: Path, base: Point | None) -> Point:
+def _possible(bench: Bench, columns: Sequence[Evaluator]) -> list[Evaluator]:
+    """Return the columns; models that can't be deployed are timed in torch."""
+    if not any(isinstance(m, Latency) and m.deployed for m in columns):
+        return list(columns)
+    try:
+        with bench.threaded():
+            bench.deployed_original()
+    except ArtifactError:
+        return [m.but(runtime="torch") if isinstance(m, Latency) and m.here else m for m in columns]
+    return list(columns)
+
+
+def _point(
+    bench: Bench,
+    number: int,
+    result: Result,
+    store: Store,
+    folder: Path,
+    base: Point | None,
+    columns: Sequence[Evaluator],
+) -> Point:
     """Write and measure one model."""
     data, result, flags = _file(bench, result, store)
     write_atomically(folder / FILE, data)
     write_atomically(folder / "recipe.json", json.dumps(result.recipe.to_json(), indent=1).encode())
     with bench.threaded():
-        figures, failed = _measured(bench, result, folder)
+        figures, failed = _measured(bench, result, folder, columns)
     if base is not None:
         flags += _flags(figures, base.final, Objective(bench.task.metric.name, bench.task.metric.direction))
     return Point(number, result, figures, folder, (*flags, *failed))
@@ -100,38 +130,56 @@ def _file(bench: Bench, result: Result, store: Store) -> tuple[bytes, Result, tu
     return again.data, again.result, ("made again: the file is not the one that the search measured",)
 
 
-def _measured(bench: Bench, result: Result, folder: Path) -> tuple[dict[str, Measurement], list[str]]:
+def _measured(
+    bench: Bench, result: Result, folder: Path, columns: Sequence[Evaluator]
+) -> tuple[dict[str, Measurement], list[str]]:
     """Return the figures of a model that is read from its file, on the test split where there is one.
 
     What fails there keeps the search's figure, and a warning says so: hours of trials must not end in an error.
     """
-    task = bench.task
-    split = task.test or task.validation
-    model = load(folder, task.model)
-    subject = Subject(model, task, split, (folder / FILE).stat().st_size, baseline=bench.original)
-    again: list[Evaluator] = [Quality(task.metric, _RESAMPLES)]
-    again += [e for name, e in evaluators().items() if name in _MEASURED]
-    figures = {k: m for k, m in result.measurements.items() if k not in _MEASURED}
-    failed = []
-    for metric in again:
+    task, data = bench.task, (folder / FILE).read_bytes()
+    split, held = task.test or task.validation, opened(data, bench.task.model)
+    subject = replace(bench.subject(held.model, held.encodings), split=split, file_bytes=len(data))
+    anew = [m for m in (*bench.metrics, *columns) if m.anew]
+    figures = {k: m for k, m in result.measurements.items() if k not in {m.name for m in anew}}
+    warnings = []
+    for metric in (Quality(task.metric, _RESAMPLES), *anew, *(m for m in columns if not m.anew)):
         try:
             figures[metric.name] = metric.measure(subject)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            failed.append(f"{metric.name} could not be measured on {split.split}: {reason[:200]}")
-    return figures, failed
+            warnings.append(f"{metric.name} could not be measured on {split.split}: {reason[:200]}")
+    if any("deployed_bytes" in m.detail for m in figures.values()):
+        warnings += _parted(subject)
+    return figures, warnings
+
+
+def _parted(subject: Subject) -> list[str]:
+    """Return a warning if the deployed file doesn't answer as the model does."""
+    from .deploy.export import compared  # noqa: PLC0415 - the exporter takes seconds to import
+
+    inputs = tuple(x[:_EXAMPLES] for x in subject.split.first()[0])
+    parity = compared(subject.model, Session(subject.deployed()), inputs, True)
+    if parity.agreement is None or parity.agreement >= _AGREE:
+        return []
+    return [f"deployed, it gives another answer for {1 - parity.agreement:.1%} of {parity.examples} examples here"]
 
 
 def _flags(figures: dict[str, Measurement], base: Any, quality: Objective) -> tuple[str, ...]:
     flags = []
-    if {"macs", "latency"} <= figures.keys():
-        fewer = figures["macs"].value < _FEWER_MACS * base["macs"].value
-        if fewer and figures["latency"].value > _FASTER:
-            flags.append("fewer MACs but not faster")
+    timed = {name: m for name, m in figures.items() if "deployed_bytes" in m.detail or name == "latency"}
+    if "macs" in figures and figures["macs"].value < _FEWER_MACS * base["macs"].value:
+        slow = [name for name, m in timed.items() if m.value > _FASTER]
+        where = f" ({', '.join(slow)})" if len(timed) > 1 else ""
+        flags += [f"fewer MACs but not faster{where}"] if slow else []
     if "size" in figures and figures["size"].value >= base["size"].value:
         flags.append("not smaller than the original")
-    if "latency" in figures and figures["latency"].detail.get("noisy"):
-        flags.append("latency is uncertain: the machine was busy")
+    for name, figure in timed.items():
+        if figure.detail.get("noisy"):
+            flags.append(f"{name} is uncertain: the machine was busy")
+    lengths = next((m.detail for m in timed.values() if "deployed_bytes" in m.detail), None)
+    if lengths is not None and lengths["deployed_bytes"] >= lengths["baseline_deployed_bytes"]:
+        flags.append("deployed, it is not smaller than the original")
     interval, reference = figures[quality.name].interval, base[quality.name].interval
     if interval and reference:
         worst = reference[0] if quality.direction == "maximize" else -reference[1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
+from ..evaluators.base import Evaluator
 from ..spaces.errors import RunError
 from ..spaces.space import Space
 from ..spaces.task import Task
@@ -26,14 +27,18 @@ from .result import Objective, Result
 SCHEMA = 1
 
 
-def identity(task: Task, space: Space, objectives: tuple[Objective, ...]) -> dict[str, Any]:
-    """Return the header that makes two runs the same."""
+def identity(
+    task: Task, space: Space, objectives: Sequence[Objective], metrics: Sequence[Evaluator] = ()
+) -> dict[str, Any]:
+    """Return the header that makes two runs the same; ``metrics`` is what is measured."""
+    conditions = {m.name: m.conditions for m in metrics if m.conditions}
     return {
         "schema": SCHEMA,
         "name": task.name,
         "task": task.digest,
         "space": space.digest,
         "objectives": [[o.name, o.direction] for o in objectives],
+        **({"conditions": conditions} if conditions else {}),
     }
 
 
@@ -92,6 +97,7 @@ class Journal:
             ("task", "task (model, validation data or metric)"),
             ("objectives", "objectives"),
             ("space", "search space"),
+            ("conditions", "way of measuring"),
         ):
             if known.get(key) != header.get(key):
                 raise RunError(

@@ -7,12 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..evaluators.base import Subject
-from ..evaluators.latency import Latency
 from ..spaces.choices import Choices, Genomes
 from ..spaces.stage import Stage
 from .costs import CostModel
-from .layer_latency import LayerLatency
+from .latency_source import LatencySource
 from .sensitivity import Profile
 from .trial import Bench
 
@@ -27,7 +25,7 @@ def estimate_latency_check(saving: float) -> float:
     return RECIPES * (4 * SECONDS + 2 * saving)
 
 
-def check_latency(profile: Profile, layers: LayerLatency, bench: Bench) -> Profile:
+def check_latency(profile: Profile, layers: LatencySource, bench: Bench) -> Profile:
     """Return a profile whose latency table knows how far it is off.
 
     Recipes are drawn at random, from hardly compressed to compressed everywhere. Their models are read back from files
@@ -45,7 +43,7 @@ def check_latency(profile: Profile, layers: LayerLatency, bench: Bench) -> Profi
     table = profile.latency
     if table is None or table.checked:
         return profile
-    costs, metric = CostModel(profile), Latency(table.batch, SECONDS)
+    costs, metric = CostModel(profile), layers.metric.but(seconds=SECONDS)
     place = costs.metrics.index(table.metric)
     checked: list[tuple[float, float]] = []
     for genome in _drawn(profile.choices):
@@ -54,8 +52,7 @@ def check_latency(profile: Profile, layers: LayerLatency, bench: Bench) -> Profi
         try:
             saved, draft = bench.compress(profile.choices.recipe(genome), 0)
             model = bench.reload(saved, draft)
-            subject = Subject(model, bench.task, bench.task.validation, baseline=bench.original)
-            measured = metric.measure(subject).value
+            measured = metric.measure(bench.subject(model, draft.encodings)).value
         except Exception:  # a recipe that can't be applied; others show how good the table is
             continue
         checked.append((float(costs.predict(genome[None])[0, place]), measured))

@@ -10,6 +10,9 @@ import numpy as np
 
 from .effects import Effect
 
+#: What a conversion costs, and who reads its result.
+Border = tuple[float, tuple[str, ...]]
+
 
 @dataclass(frozen=True)
 class LatencyTable:
@@ -19,8 +22,8 @@ class LatencyTable:
     ----------
     metric
         The name of the evaluator that it predicts.
-    batch
-        Examples in a forward pass.
+    conditions
+        Under which that one measures, e.g. "ONNX Runtime, batch 1, 1 thread".
     milliseconds
         That the original takes for one.
     units
@@ -30,16 +33,20 @@ class LatencyTable:
         What `key` gives -> path -> share left. Paths that aren't named are untouched.
     guessed
         Those keys of ``left`` of which something couldn't be timed: its share of MACs stands for it.
+    borders
+        Path -> the share that converting a layer's output costs, and the layers that read it: it is paid if one of the
+        two sides runs on integers, and the other, or one of them, doesn't.
     checked
         For some recipes, the predicted ratio to the original's latency, and the measured one.
     """
 
     metric: str
-    batch: int
+    conditions: str
     milliseconds: float
     units: Mapping[str, float]
     left: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     guessed: frozenset[str] = frozenset()
+    borders: Mapping[str, Border] = field(default_factory=dict)
     checked: tuple[tuple[float, float], ...] = ()
 
     @staticmethod
@@ -80,7 +87,7 @@ class LatencyTable:
     @property
     def summary(self) -> str:
         """One sentence."""
-        text = f"{self.metric}: measured per layer at batch {self.batch}"
+        text = f"{self.metric}: measured per layer ({self.conditions})"
         if self.error is None:
             return f"{text}; its prediction was not checked"
         return f"{text}; its prediction was off by {100 * self.error:.2g} % (median of {len(self.checked)} recipes)"
@@ -89,7 +96,7 @@ class LatencyTable:
         """Return a JSON-able form without what the settings leave."""
         return {
             "metric": self.metric,
-            "batch": self.batch,
+            "conditions": self.conditions,
             "milliseconds": self.milliseconds,
             "units": dict(self.units),
             "fixed": self.fixed,

@@ -7,7 +7,7 @@ Each shape is timed once, and each changed module beside the one whose place it 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -17,31 +17,20 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ..compressors.cache import cache_folder
-from ..evaluators.base import evaluators
 from ..evaluators.inference import at_batch, device_of, inference
-from ..evaluators.latency import Latency, clock_of
-from ..evaluators.pairing import alone
-from ..spaces.choices import Choices, Setting
+from ..evaluators.latency import Latency
+from ..evaluators.pairing import alone, clock_of
+from ..spaces.choices import Setting
 from ..spaces.errors import PressError
 from .calls import Pass, copied
 from .effects import Effect, Survey
 from .footprint import shares_left
-from .latency_table import LatencyTable
-from .profile_store import Lines
-from .stopwatch import FEWEST, SECONDS, TURNS, Ready, beside, machine, once
+from .latency_source import LatencySource, Todo
+from .stopwatch import FEWEST, SECONDS, TURNS, Ready, beside, once
 from .trial import Bench
 
-#: Changes when what is measured changes, so that tables on disk are measured anew.
-VERSION = 1
 #: Modules that are timed together.
 TOGETHER = 60
-
-
-def timed_metric(names: Iterable[str]) -> Latency | None:
-    """Return the first latency among metrics of these names, or None."""
-    known = evaluators()
-    return next((m for m in map(known.get, names) if isinstance(m, Latency)), None)
 
 
 @dataclass
@@ -56,24 +45,11 @@ class _Form:
     members: tuple[str, ...] = ()  # that share one figure
 
 
-class LayerLatency:
-    """Measures how long modules take on this machine.
-
-    Parameters
-    ----------
-    survey
-        Of the task; it applies the settings.
-    metric
-        The evaluator that is predicted: its batch counts.
-    folder
-        Of all caches; by default this machine's. What is measured is kept there.
-    """
+class LayerLatency(LatencySource):
+    """Measures how long modules take as torch runs them; see `LatencySource`."""
 
     def __init__(self, survey: Survey, metric: Latency, folder: Path | None = None) -> None:
-        self.survey, self.metric = survey, metric
-        folder = folder if folder is not None else cache_folder()
-        content = [VERSION, survey.task.digest, metric.batch, machine()]
-        self.lines = Lines(content, folder / "latencies" if folder is not None else None)
+        super().__init__(survey, metric, folder)
         self._times: dict[Hashable, float] = {}
         self._samples: dict[Hashable, list[float]] = {}
 
@@ -102,21 +78,11 @@ class LayerLatency:
         inputs = copied(self._inputs)
         return lambda: self._original(*inputs)
 
-    def missing(self, choices: Choices, effects: Sequence[Sequence[Effect]]) -> dict[str, tuple[str, Setting, Effect]]:
-        """Return the settings whose changed modules nobody has timed yet, one for each key."""
-        found: dict[str, tuple[str, Setting, Effect]] = {}
-        for decision, settings, own in zip(choices.decisions, choices.settings, effects):
-            for setting, effect in zip(settings, own):
-                key = LatencyTable.key(decision.site, effect)
-                if effect.work and f"left {key}" not in self.lines.known:
-                    found.setdefault(key, (decision.site, setting, effect))
-        return found
-
     def estimate(self, steps: int) -> float:
-        """Return about how many seconds `table` will take if so many settings change what is computed."""
+        """See the class."""
         if "units" in self.lines.known and not steps:
             return 0.0
-        clock = clock_of(device_of(self._original))
+        clock = clock_of(device=device_of(self._original))
         with alone(), inference(self._original):
             whole = min(once(self._whole, clock) for _ in range(3))
         works = 2 * steps + (len(self._pass.calls) if "units" not in self.lines.known else 0)
@@ -124,27 +90,8 @@ class LayerLatency:
         groups = max(works / TOGETHER, 1)
         return groups * max(FEWEST * turn, min(SECONDS, TURNS * turn)) + 4 * steps * whole
 
-    def table(
-        self,
-        choices: Choices,
-        effects: Sequence[Sequence[Effect]],
-        tell: Callable[[float], None] = lambda _: None,
-    ) -> LatencyTable:
-        """Return the table of a space, measuring what isn't known.
-
-        Parameters
-        ----------
-        choices
-            The space's settings.
-        effects
-            For each decision, one a setting.
-        tell
-            Called with the share of the work that is done.
-        """
-        known = self.lines.known
-        if "units" not in known:
-            self._measure_units()
-        todo = self.missing(choices, effects)
+    def measure_settings(self, todo: Todo, tell: Callable[[float], None]) -> None:
+        """Time what settings change, `TOGETHER` modules at a time."""
         waiting: list[_Form] = []
         for place, (key, (site, setting, effect)) in enumerate(todo.items(), 1):
             waiting.append(self._form(key, site, setting, effect))
@@ -153,38 +100,13 @@ class LayerLatency:
                 self._measure(waiting)
                 waiting = []
                 tell(place / len(todo))
-        keys = {
-            LatencyTable.key(decision.site, effect)
-            for decision, own in zip(choices.decisions, effects)
-            for effect in own
-            if effect.work
-        }
-        left = {key: known[f"left {key}"] for key in keys if f"left {key}" in known}
-        checked = tuple((float(p), float(m)) for p, m in known.get(f"checked {choices.space.digest}", ()))
-        return LatencyTable(
-            self.metric.name,
-            self.metric.batch,
-            float(known["milliseconds"]),
-            known["units"],
-            {key: shares for key, (shares, _) in left.items()},
-            frozenset(key for key, (_, guessed) in left.items() if guessed),
-            checked,
-        )
-
-    def is_checked(self, choices: Choices) -> bool:
-        """Whether `keep_checked` was called for a space."""
-        return f"checked {choices.space.digest}" in self.lines.known
-
-    def keep_checked(self, choices: Choices, checked: Sequence[tuple[float, float]]) -> None:
-        """Keep predicted and measured latencies of some recipes of a space."""
-        self.lines.add({f"checked {choices.space.digest}": list(checked)})
 
     # --- the original --------------------------------------------------------------------------------------
 
     def _beside(self, works: Mapping[Hashable, Ready]) -> tuple[float, dict[Hashable, float]]:
         """Time works in the midst of the original's calls, which run so often that they are warm, as in a model."""
         context = [self._pass.runner(call) for calls in self._pass.calls.values() for call in calls]
-        return beside(self._whole, works, context, clock_of(device_of(self._original)))
+        return beside(self._whole, works, context, clock_of(device=device_of(self._original)))
 
     def _add(self, measured: tuple[float, Mapping[Hashable, float]]) -> None:
         """Take in the times of some works. Of those that were timed before they tell how much slower everything is."""
@@ -195,7 +117,7 @@ class LayerLatency:
             self._samples.setdefault(key, []).append(pace * time)
             self._times[key] = float(np.mean(self._samples[key]))
 
-    def _measure_units(self) -> None:
+    def measure_units(self) -> None:
         """Time the original's modules, and keep the share of the whole that each takes."""
         works, keys = self._works(self._pass), self._keys(self._pass)
         whole, times = self._beside(works)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `make_plan` found to be in order."""
+    """What `make_plan` found to be in order; ``metrics`` are measured in each trial, ``columns`` of the front only."""
 
     objectives: tuple[Objective, ...]
     quality: Objective
@@ -47,12 +47,14 @@ class Plan:
     executor: str
     resources: Resources
     racing: bool = True
+    columns: tuple[Evaluator, ...] = ()
 
 
 def make_plan(
     task: Task,
     objectives: Sequence[str] | None = None,
     *,
+    metrics: Sequence[Evaluator] = (),
     budget: int | None = 50,
     minutes: float | None = None,
     evaluations: float | None = None,
@@ -84,10 +86,12 @@ def make_plan(
     quality = Objective(task.metric.name, task.metric.direction, True)
     if quality.name in evaluators():
         raise SettingError("metric", quality.name, "is the name of a built-in metric", "Give yours another name.")
-    limits = _constraints(constraints, quality, existing == "resume")
+    known = _known(metrics, quality)
+    limits = _constraints(constraints, quality, existing == "resume", known)
     names = _names(objectives, quality)
-    metrics = tuple(metrics_for(task, [*names, *(c.metric for c in limits), quality.name, *ALWAYS]))
-    directions = {m.name: m.direction for m in metrics}
+    measured = tuple(metrics_for(task, [*names, *(c.metric for c in limits), quality.name, *ALWAYS], known))
+    columns = tuple(m for m in known.values() if m not in measured and (m.anew or m in metrics))
+    directions = {m.name: m.direction for m in measured}
     goals = tuple(Objective(n, directions[n], n == quality.name) for n in names)
     if run is not None and not isinstance(run, str | Path):
         raise SettingError("run", run, "must be a folder's path", "Leave it out for runs/<task name>.")
@@ -96,9 +100,21 @@ def make_plan(
     folder = Path(run) if run is not None else Path("runs") / task.name
     check(folder, existing)
     return Plan(
-        goals, quality, metrics, limits, _budget(budget, minutes, evaluations), sampler, seed, folder, existing,
-        executor, resources or Resources(), racing,
+        goals, quality, measured, limits, _budget(budget, minutes, evaluations), sampler, seed, folder, existing,
+        executor, resources or Resources(), racing, columns,
     )  # fmt: skip
+
+
+def _known(metrics: Sequence[Evaluator], quality: Objective) -> dict[str, Evaluator]:
+    """Return all metrics by name, those that are given instead of those that everybody has."""
+    if not isinstance(metrics, list | tuple) or not all(isinstance(m, Evaluator) for m in metrics):
+        raise SettingError("metrics", metrics, "must be a list of metrics", "Write [Latency(batch=32)].")
+    taken = [quality.name, *ALWAYS]
+    for metric in metrics:
+        if metric.name in taken:
+            raise SettingError("metrics", metric.name, "is the name of another metric", "Give yours another name.")
+        taken.append(metric.name)
+    return {**evaluators(), **{m.name: m for m in metrics}}
 
 
 def _names(objectives: Sequence[str] | None, quality: Objective) -> list[str]:
@@ -110,15 +126,17 @@ def _names(objectives: Sequence[str] | None, quality: Objective) -> list[str]:
     return list(names)
 
 
-def _constraints(constraints: Sequence[str], quality: Objective, stored: bool) -> tuple[Constraint, ...]:
+def _constraints(
+    constraints: Sequence[str], quality: Objective, stored: bool, metrics: Mapping[str, Evaluator]
+) -> tuple[Constraint, ...]:
     if not isinstance(constraints, list | tuple):
         raise SettingError("constraints", constraints, "must be a list", f"Write [{constraints or ''!r}].")
     limits = tuple(Constraint.parse(c) for c in constraints)
-    known = {quality.name, *evaluators()}
+    known = {quality.name, *metrics}
     for limit in limits:
         if limit.metric not in known:
             raise SettingError("constraints", limit.text, "names no metric", nearest(limit.metric, known))
-    check_constraints(limits, quality, stored)
+    check_constraints(limits, quality, stored, metrics)
     return limits
 
 

@@ -11,6 +11,7 @@ from ..spaces.task import Task
 from .effects import Effect, Request
 from .executor import Executor
 from .fisher import Fisher
+from .latency_choice import timed_metric
 from .plan import Plan
 from .profile_sampler import ProfileSampler
 from .progress import duration
@@ -61,8 +62,7 @@ def make_profile(
 def make_sampler(plan: Plan, task: Task, space: Space, baseline: Result, executor: Executor, teller: Teller) -> Sampler:
     """Return the plan's sampler."""
     if plan.sampler == "profile":
-        timed = next((m for m in plan.metrics if isinstance(m, Latency)), None)
-        profile = make_profile(task, space, int(baseline.value("size")), executor, teller, timed)
+        profile = make_profile(task, space, int(baseline.value("size")), executor, teller, timed_metric(plan.metrics))
         return ProfileSampler(profile, plan.objectives, plan.quality, baseline, plan.constraints, plan.seed)
     from .optuna_samplers import OptunaSampler  # noqa: PLC0415 - the default sampler doesn't owe Optuna's import time
 

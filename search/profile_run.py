@@ -21,7 +21,6 @@ from .executors import start_executor, starting_ray
 from .fisher import Fisher
 from .fitting import check_fits
 from .latency_check import RECIPES, check_latency, estimate_latency_check
-from .layer_latency import timed_metric
 from .preparation import FIRST
 from .profile_check import STEPS, Check, check_profile, estimate_check
 from .progress import duration
@@ -79,7 +78,7 @@ def profile(
     if resources is not None and not isinstance(resources, Resources):
         raise SettingError("resources", resources, "must be Resources", "Write Resources(workers=4).")
     console = Console(stderr=True, quiet=not progress, highlight=False)
-    timed = timed_metric(["latency"]) if latency else None
+    timed = Latency() if latency else None
     found, _ = measure(task, space, executor, resources or Resources(), console, timed, checked=False)
     return found
 

@@ -116,7 +116,8 @@ class ProfileSampler:
         A space that is all but tried out has none left; then recipes are drawn at random, and told ones come again.
         """
         genome = self._proposer.ask()
-        return Proposal(self._choices.recipe(genome), genome, self.name)
+        floors = {m: v for m, v in self._proposer.floors(genome).items() if not self._larger[m]}
+        return Proposal(self._choices.recipe(genome), genome, self.name, floors)
 
     def ask_for(self, recipe: Recipe, origin: str) -> Proposal:
         """Return a proposal of a given recipe."""

@@ -289,6 +289,12 @@ class Proposer:
         columns = [fitted[m] if m in fitted else known[:, self.costs.metrics.index(m)] for m in self.metrics]
         return np.column_stack(columns) if columns else np.zeros((len(genomes), 0))
 
+    def floors(self, genome: npt.NDArray[np.int64]) -> dict[str, float]:
+        """Return metric -> a value below what a genome (decisions,) will be measured to have, all but surely; of those
+        metrics that are learnt from trials.
+        """
+        return self.fitted.floors(self.costs.predict(genome[None]))
+
     def _points(self, lost: Values, costs: Values) -> Values:
         """Return objectives (n, objectives) as shares of the largest that count; a better quality is no loss."""
         quality = np.maximum(lost, 0.0)[:, None] if self.goals.quality else np.zeros((len(lost), 0))

@@ -62,10 +62,13 @@ class Race:
         Metric -> lowest and highest value that the constraints allow; empty while no trial keeps them all.
     gains
         What recovery training gave back so far.
+    floors
+        Metric -> what the trial is all but sure to be above.
     """
 
     limits: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     gains: Gains = field(default_factory=Gains)
+    floors: Mapping[str, float] = field(default_factory=dict)
 
 
 class Heat:
@@ -211,6 +214,26 @@ class Heat:
                 if known.worse_than(self._bar, RISK):
                     raise self._beaten(known.measurement({}))
         return look.measurement
+
+    def before(self, name: str, measured: Mapping[str, Measurement]) -> None:
+        """Take note of what is known before a metric that takes long to measure is.
+
+        Raises
+        ------
+        Stop
+            If the trial can't reach the front unless the metric is all but impossibly low.
+        """
+        floor = self._race.floors.get(name) if self._race is not None else None
+        if self._race is None or floor is None or not self._falls(name):
+            return
+        self.measured = dict(measured)
+        if floor > self._race.limits.get(name, (-math.inf, math.inf))[1]:
+            raise Stop(f"{name} breaks a constraint: it is {floor:.3g} at least")
+        known = {**{n: m.value for n, m in measured.items()}, name: floor}
+        if all(o.name in known for o in self._objectives):
+            row = [o.loss(known[o.name]) for o in self._objectives]
+            if any(all(a <= b for a, b in zip(other, row)) for other in self._front):
+                raise Stop(f"with {name} of {floor:.3g} at least it can't reach the front")
 
     def _costing(self, costs: Mapping[str, Measurement]) -> None:
         """Take note of exact costs, and of the quality that they ask for."""

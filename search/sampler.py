@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..spaces.errors import SettingError, nearest
@@ -29,11 +29,14 @@ def check_sampler(name: str) -> None:
 
 @dataclass(frozen=True)
 class Proposal:
-    """A recipe and the handle to tell its outcome by."""
+    """A recipe and the handle to tell its outcome by; of metrics that take long to measure, the ``floors`` that it is
+    all but sure to be above.
+    """
 
     recipe: Recipe
     handle: Any
     origin: str
+    floors: Mapping[str, float] = field(default_factory=dict)
 
 
 class Sampler(Protocol):

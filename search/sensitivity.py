@@ -27,8 +27,8 @@ from ..spaces.task import Task
 from .effects import Effect, Request, Survey, Surveyor, Unit
 from .fisher import Fisher, measure_fisher
 from .forecast import foretell, seconds_left
+from .latency_choice import source_of
 from .latency_table import LatencyTable
-from .layer_latency import LayerLatency
 from .profile_rows import Row, cheapest_savings, most_sensitive
 from .profile_store import ProfileStore
 from .sample import Sample
@@ -168,7 +168,7 @@ class Profiler:
         self.coder = coder_of(self.choices)
         self.store = store if store is not None else ProfileStore.usual(task, self.coder)
         self.survey = Survey(task, space.sites, self.coder)
-        self.layers = LayerLatency(self.survey, latency) if latency is not None else None
+        self.layers = source_of(self.survey, latency) if latency is not None else None
         self._foretold: dict[str, float] = {}
         self._parts: tuple[float, float] | None = None
         self._spent = 0.0

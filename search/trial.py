@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -17,6 +17,7 @@ from ..compressors.base import Compressor, apply_step
 from ..compressors.batchnorm import Judge, reestimate
 from ..compressors.cache import LayerCache
 from ..compressors.draft import Context, Draft
+from ..compressors.encoding import Encoding
 from ..evaluators.accuracy import Look, Quality
 from ..evaluators.base import Evaluator, Measurement, Subject, evaluator
 from ..spaces.catalogue import in_stage_order, technique
@@ -27,6 +28,7 @@ from ..spaces.site import Site
 from ..spaces.stage import Stage
 from ..spaces.task import Task
 from .artifact import Saved, dumps, loads
+from .deployment import Deployment
 from .layers import ModuleForm
 from .pareto import dominates
 from .racing import Heat, Race, Stop
@@ -115,6 +117,23 @@ class Bench:
         return loads(self.compress(Recipe(), 0)[0].data, self.task.model)
 
     @cached_property
+    def deployment(self) -> Deployment:
+        """Writes deployed files."""
+        return Deployment(self.task.example)
+
+    @cached_property
+    def deployed_original(self) -> Callable[[], bytes]:
+        """Writes the uncompressed model as a deployed file."""
+        return self.deployment.of(self.original, {})
+
+    def subject(self, model: nn.Module, encodings: Mapping[str, Encoding]) -> Subject:
+        """Return a model that was loaded as what evaluators measure, on validation data."""
+        return Subject(
+            model, self.task, self.task.validation, baseline=self.original,
+            deploy=self.deployment.of(model, encodings), deploy_baseline=self.deployed_original,
+        )  # fmt: skip
+
+    @cached_property
     def quality(self) -> Quality:
         """The evaluator of the task's own metric."""
         return next((m for m in self.metrics if isinstance(m, Quality)), Quality(self.task.metric))
@@ -126,8 +145,10 @@ class Bench:
         return look
 
     def __getstate__(self) -> dict[str, object]:
-        """Leave `original` behind, and `reference` where it is large: a worker makes its own."""
-        left = {"original"} if self.quality.metric.function is ACCURACY.function else {"original", "reference"}
+        """Leave `original` and its file behind, and `reference` where it is large: a worker makes its own."""
+        left = {"original", "deployment", "deployed_original"}
+        if self.quality.metric.function is not ACCURACY.function:
+            left.add("reference")
         return {k: v for k, v in vars(self).items() if k not in left}
 
     @contextmanager
@@ -301,12 +322,15 @@ class Bench:
             path = name.rpartition(".")[0]
             bits[path] = max(bits.get(path, 0), encoding.codec.bits)
         rounded = dict.fromkeys(draft.integer, 8)
-        subject = Subject(model, self.task, self.task.validation, file_bytes, bits, rounded, self.original)
+        subject = self.subject(model, draft.encodings)
+        subject = replace(subject, file_bytes=file_bytes, weight_bits=bits, activation_bits=rounded)
         measured: dict[str, Measurement] = {}
         for metric in metrics:
             if metric is self.quality and heat is not None:
                 measurement = heat.measure(measured, model)
             else:
+                if heat is not None and metric.cost > self.quality.cost:
+                    heat.before(metric.name, measured)
                 measurement = metric.measure(subject)
             if not math.isfinite(measurement.value):
                 raise ValueError(f"{metric.name} is {measurement.value}")
@@ -333,8 +357,9 @@ class Clock:
             self._inner = around + whole
 
 
-def metrics_for(task: Task, names: Sequence[str]) -> list[Evaluator]:
-    """Return the evaluators of these names, the cheapest first; the task's own metric goes by its own name.
+def metrics_for(task: Task, names: Sequence[str], known: Mapping[str, Evaluator] | None = None) -> list[Evaluator]:
+    """Return the evaluators of these names, the cheapest first; the task's own metric goes by its own name. ``known``
+    are those that there are beside everybody's, by name.
 
     Raises
     ------
@@ -342,5 +367,6 @@ def metrics_for(task: Task, names: Sequence[str]) -> list[Evaluator]:
         If a name is unknown.
     """
     own = Quality(task.metric)
-    found = [evaluator(name, {own.name: own}) for name in dict.fromkeys(names)]
+    more = {**(known or {}), own.name: own}
+    found = [evaluator(name, more) for name in dict.fromkeys(names)]
     return sorted(found, key=lambda e: (e.cost, e.name))

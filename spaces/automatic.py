@@ -16,10 +16,11 @@ from .tracing import untraceable
 if TYPE_CHECKING:
     from .task import Task
 
-#: What is searched only where it is asked for, by name or preset: nothing that a search measures gains from integer
-#: kernels, which run in a deployed model, and in eager PyTorch rounding takes time.
+#: What is searched only where it is asked for, by name or preset, and where the latency of deployed files is: nothing
+#: else gains from integer kernels.
 ASKED_FOR = frozenset({"int8"})
-#: Named sets of techniques. "full" is everything else that is installed.
+DEPLOYED = "deployed"
+#: Named sets of techniques. "full" is everything else that is installed, and "deployed" all there is.
 PRESETS: dict[str, tuple[str, ...]] = {
     "quantize": ("integer", "codebook", "entropy"),
     "prune": ("channels", "depth", "magnitude", "entropy", "distillation"),
@@ -36,8 +37,10 @@ def preset(name: str) -> tuple[str, ...]:
     """Return the techniques of a preset, or raise SettingError with the nearest known one."""
     if name == "full":
         return tuple(known for known in techniques() if known not in ASKED_FOR)
+    if name == DEPLOYED:
+        return tuple(techniques())
     if name not in PRESETS:
-        raise SettingError("preset", name, "is unknown", nearest(name, [*PRESETS, "full"]))
+        raise SettingError("preset", name, "is unknown", nearest(name, [*PRESETS, "full", DEPLOYED]))
     return PRESETS[name]
 
 

@@ -84,10 +84,10 @@ class Space:
         task
             Its model is looked at, and whether it has training data.
         techniques
-            A preset ("quantize", "prune", "low-rank", "deep-compression", "fast", "full"), names, or a mapping
-            ``{name: {knob: values, "layers": globs}}``, where values are a list, one value or
-            ``{"low": .., "high": .., "step": ..}``. By default all techniques but "int8", which pays only in a deployed
-            model.
+            A preset ("quantize", "prune", "low-rank", "deep-compression", "fast", "full", "deployed"), names, or a
+            mapping ``{name: {knob: values, "layers": globs}}``, where values are a list, one value or
+            ``{"low": .., "high": .., "step": ..}``. By default "full", all techniques but "int8", which pays only in a
+            deployed model; with it, "deployed".
         layers
             Globs over site names; ``!glob`` takes away.
 

@@ -94,7 +94,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.1, help="To spend on each batch; more where it is noisy.")] = 2.0,
 ) -> None:
     """Time an ONNX file beside another, in turns, in ONNX Runtime on this machine."""
-    from .runtime import Session, compare  # noqa: PLC0415 - no other command needs the runtime
+    from ...evaluators.onnx_session import Session, compare  # noqa: PLC0415 - no other command needs the runtime
 
     candidate, baseline = Session(model, threads), Session(against, threads)
     table = Table("batch", "ms", "ms, original", "speed-up", "95 % interval", "")

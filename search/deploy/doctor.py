@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...compressors.base import Compressor, apply_step
 from ...compressors.draft import Context, Draft
+from ...evaluators.onnx_session import Session, compare
 from ...spaces.catalogue import technique
 from ...spaces.errors import ArtifactError
 from ...spaces.recipe import Recipe, Step
@@ -22,7 +23,6 @@ from ..artifact import dumps, opened
 from ..calls import Pass
 from .export import Parity, compared
 from .onnx_file import to_onnx
-from .runtime import Session, compare
 from .skeleton import Exporter
 
 #: Batches at which integer kernels are timed, and seconds for each.

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ...evaluators.onnx_session import Session
 from ...spaces.errors import ArtifactError
 from ..artifact import locate, opened
 from ..store import write_atomically
 from .onnx_file import to_onnx
-from .runtime import Session
 from .torch_file import from_torch, to_torch
 
 Format = Literal["onnx", "torch"]

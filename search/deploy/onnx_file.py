@@ -41,6 +41,16 @@ def to_onnx(
     ArtifactError
         If torch can't export the model.
     """
+    return _slim(to_graph(model, encodings, example, exporter))
+
+
+def to_graph(
+    model: nn.Module,
+    encodings: Mapping[str, Encoding],
+    example: Sequence[Tensor],
+    exporter: Exporter | None = None,
+) -> ir.Model:
+    """Return what `to_onnx` writes, as a graph that still tells where its nodes came from."""
     onnx_model = (exporter or Exporter())(model, example)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     weights = {
@@ -49,7 +59,7 @@ def to_onnx(
         if name in parameters
     }
     pack_weights(onnx_model.graph, weights)
-    return _slim(onnx_model)
+    return onnx_model
 
 
 def _slim(model: ir.Model) -> bytes:

@@ -67,7 +67,7 @@ def found(task: Task) -> Profile:
         for e in own
         if d.site == f"block:{block}"
     }
-    table = LatencyTable("latency", 1, 1.5, times, left, checked=((0.9, 1.0),))
+    table = LatencyTable("latency", "ONNX Runtime, batch 1, 1 thread", 1.5, times, left, checked=((0.9, 1.0),))
     return replace(found, effects=tuple(map(tuple, effects)), latency=table)
 
 

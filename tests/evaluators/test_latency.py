@@ -32,7 +32,7 @@ def network(width: int) -> nn.Module:
 def test_a_model_eight_times_wider_is_slower_than_its_baseline() -> None:
     """The ratio must point the right way, by far more than noise can be."""
     task = task_of(network(128))
-    measured = Latency(seconds=0.2).measure(Subject(network(2048).eval(), task, task.validation))
+    measured = Latency(runtime="torch", seconds=0.2).measure(Subject(network(2048).eval(), task, task.validation))
     assert measured.value > 3
     assert measured.interval is not None
     assert measured.interval[0] <= measured.value <= measured.interval[1]
@@ -43,7 +43,7 @@ def test_a_model_eight_times_wider_is_slower_than_its_baseline() -> None:
 def test_a_model_is_as_fast_as_itself() -> None:
     """The two sides must be measured alike: no side may carry the warm-up or the other's garbage."""
     task = task_of(network(256))
-    measured = Latency(seconds=0.3).measure(Subject(copy.deepcopy(task.model), task, task.validation))
+    measured = Latency(runtime="torch", seconds=0.3).measure(Subject(copy.deepcopy(task.model), task, task.validation))
     assert measured.value == pytest.approx(1, abs=0.5)
 
 
@@ -64,7 +64,7 @@ def test_both_models_run_at_the_batch_and_in_turns(batch: int) -> None:
 
     task = task_of(Noting("baseline"))
     log.clear()
-    evaluator = Latency(batch, seconds=0.1)
+    evaluator = Latency(batch, seconds=0.1, runtime="torch")
     measured = evaluator.measure(Subject(Noting("candidate").eval(), task, task.validation))
     assert {n for _, n in log} == {batch}
     assert measured.detail["batch"] == batch
@@ -85,7 +85,7 @@ def test_threads_and_collector_are_put_back_even_after_an_error() -> None:
     torch.set_num_threads(2)
     try:
         with pytest.raises(RuntimeError, match="threads 1"):
-            Latency().measure(Subject(Failing(), task, task.validation))
+            Latency(runtime="torch").measure(Subject(Failing(), task, task.validation))
         assert torch.get_num_threads() == 2
         assert gc.isenabled()
     finally:
@@ -135,7 +135,7 @@ def test_a_noisy_figure_gets_more_time_and_then_says_so(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(time, "process_time", unsteady)
     task = task_of(network(8))
-    measured = Latency(seconds=0.5).measure(Subject(task.model, task, task.validation))
+    measured = Latency(runtime="torch", seconds=0.5).measure(Subject(task.model, task, task.validation))
     assert measured.detail["noisy"] is True
     seconds_of_a_pair = 2 * math.exp(-5.0 + 0.8**2 / 2)
     assert measured.repeats * seconds_of_a_pair > 0.8 * module.PATIENCE * 0.5

@@ -206,7 +206,7 @@ def with_table() -> Profile:
         "block:b/block:b/topology": {"b.fc": 0.0, "b": 0.0},
         "group:a/group:a/structure": {"a": 0.5, "b.fc": 0.8, "elsewhere": 0.1},
     }
-    table = LatencyTable("latency", 1, 2.0, {"a": 0.2, "b.fc": 0.25, "b": 0.05}, left)
+    table = LatencyTable("latency", "ONNX Runtime, batch 1, 1 thread", 2.0, {"a": 0.2, "b.fc": 0.25, "b": 0.05}, left)
     return replace(profile, effects=effects, latency=table)
 
 

@@ -132,7 +132,7 @@ def test_importing_the_front_door_leaves_optuna_alone() -> None:
 
 def test_latency_may_be_in_another_unit_than_the_table(profile: Profile) -> None:
     """A table counts in shares of the original: milliseconds are taken as they are, and never filled in from it."""
-    table = LatencyTable("latency", 1, 50.0, dict.fromkeys(profile.units, 0.1))
+    table = LatencyTable("latency", "ONNX Runtime, batch 1, 1 thread", 50.0, dict.fromkeys(profile.units, 0.1))
     timed, space = replace(profile, latency=table), profile.choices.space
     names = ("accuracy", "latency")
     sampler = ParetoSampler(space, timed, names, baseline={"accuracy": 0.9, "latency": 50.0}, seed=0)

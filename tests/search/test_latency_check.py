@@ -29,8 +29,8 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 def measured(task: Task, folder: Path, techniques: object) -> tuple[Profile, LayerLatency, Bench]:
     """Return a profile with a table, not checked."""
     space = Space.from_task(task, techniques)  # type: ignore[arg-type] # as a user writes it
-    profiler = Profiler(task, space, ProfileStore(task, None), Latency())
-    profiler.layers = layers = LayerLatency(profiler.survey, Latency(), folder)
+    profiler = Profiler(task, space, ProfileStore(task, None), Latency(runtime="torch"))
+    profiler.layers = layers = LayerLatency(profiler.survey, Latency(runtime="torch"), folder)
     return profiler.measure(10_000), layers, Bench(task, space.sites, (), ())
 
 

@@ -10,7 +10,14 @@ from paretopress.search.effects import Effect
 from paretopress.search.latency_table import LatencyTable
 
 UNITS = {"a": 0.3, "b": 0.2, "": 0.1}
-TABLE = LatencyTable("latency", 1, 5.0, UNITS, {"a/half": {"a": 0.5}, "b/odd": {"b": 1.5}}, frozenset({"b/odd"}))
+TABLE = LatencyTable(
+    "latency",
+    "ONNX Runtime, batch 1, 1 thread",
+    5.0,
+    UNITS,
+    {"a/half": {"a": 0.5}, "b/odd": {"b": 1.5}},
+    frozenset({"b/odd"}),
+)
 
 
 def test_settings_leave_what_was_measured() -> None:
@@ -35,8 +42,10 @@ def test_multiplications_stand_for_what_was_not_measured() -> None:
 def test_the_error_is_stated() -> None:
     """The median of the errors, in words as well; unchecked is said, too."""
     assert TABLE.error is None
-    assert TABLE.summary == "latency: measured per layer at batch 1; its prediction was not checked"
-    checked = LatencyTable("latency", 1, 5.0, UNITS, checked=((0.9, 1.0), (0.5, 0.5), (1.1, 0.88)))
+    assert TABLE.summary == "latency: measured per layer (ONNX Runtime, batch 1, 1 thread); its prediction was not checked"
+    checked = LatencyTable(
+        "latency", "ONNX Runtime, batch 1, 1 thread", 5.0, UNITS, checked=((0.9, 1.0), (0.5, 0.5), (1.1, 0.88))
+    )
     assert checked.error == pytest.approx(0.1)
     assert checked.summary.endswith("its prediction was off by 10 % (median of 3 recipes)")
     data = json.loads(json.dumps(checked.to_json(), allow_nan=False))

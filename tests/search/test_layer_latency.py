@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from paretopress.compressors.base import LayerCompressor, register
 from paretopress.compressors.draft import Context
 from paretopress.evaluators.latency import Latency
-from paretopress.search import layer_latency, stopwatch
+from paretopress.search import latency_source, layer_latency, stopwatch
 from paretopress.search.costs import CostModel
 from paretopress.search.effects import Effect
 from paretopress.search.examples.digits import DigitsNet
 from paretopress.search.latency_table import LatencyTable
-from paretopress.search.layer_latency import LayerLatency, timed_metric
+from paretopress.search.layer_latency import LayerLatency
 from paretopress.search.profile_store import ProfileStore
 from paretopress.search.sensitivity import Profile, Profiler
 from paretopress.spaces.catalogue import REGISTRY
@@ -119,7 +119,7 @@ def space_of(model: str) -> Space:
 def profiler_of(model: str, metric: Latency | None = None) -> Profiler:
     """Return a profiler that keeps nothing."""
     task = task_of(model)
-    return Profiler(task, space_of(model), ProfileStore(task, None), metric or Latency())
+    return Profiler(task, space_of(model), ProfileStore(task, None), metric or Latency(runtime="torch"))
 
 
 @functools.cache
@@ -148,7 +148,7 @@ def test_every_module_has_a_share(model: str) -> None:
     assert all(share >= 0 for share in table.units.values())
     assert 0 < sum(table.units.values()) <= 1 + 1e-9
     assert table.milliseconds > 0
-    assert (table.metric, table.batch, table.error) == ("latency", 1, None)
+    assert (table.metric, table.conditions, table.error) == ("latency", "torch eager, batch 1, 1 thread", None)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -229,7 +229,7 @@ def test_a_shared_weight_has_one_share_at_all_its_places() -> None:
     register(Narrow())
     try:
         space = Space.from_task(task, {"narrow": {"layers": ["mix", "twice"]}})
-        profile = Profiler(task, space, ProfileStore(task, None), Latency()).measure(100_000)
+        profile = Profiler(task, space, ProfileStore(task, None), Latency(runtime="torch")).measure(100_000)
     finally:
         del REGISTRY.members["narrow"]
     assert profile.latency is not None
@@ -273,7 +273,7 @@ def test_a_model_that_can_not_be_watched_goes_by_multiplications() -> None:
     batches = [(torch.randn(8, 1, 8, 8), torch.randint(0, 10, (8,)))]
     task = Task(Watchful(), batches)
     space = Space.from_task(task, {"svd": {"fraction": [0.5]}, "channels": {"ratio": [0.5]}})
-    profile = Profiler(task, space, ProfileStore(task, None), Latency()).measure(100_000)
+    profile = Profiler(task, space, ProfileStore(task, None), Latency(runtime="torch")).measure(100_000)
     assert profile.latency is not None
     costs = CostModel(profile)
     genomes = np.vstack([np.zeros(len(profile.choices), dtype=np.int64), np.ones(len(profile.choices), dtype=np.int64)])
@@ -317,19 +317,19 @@ def test_tables_are_kept_for_this_machine_alone(tmp_path: Path, monkeypatch: pyt
         return layers.table(profile.choices, profile.effects)
 
     timings.clear()
-    first = table(Latency())
+    first = table(Latency(runtime="torch"))
     assert timings
     timings.clear()
-    assert table(Latency()) == first
+    assert table(Latency(runtime="torch")) == first
     assert timings == []
-    again = LayerLatency(profiler.survey, Latency(), tmp_path)
+    again = LayerLatency(profiler.survey, Latency(runtime="torch"), tmp_path)
     assert again.missing(profile.choices, profile.effects) == {}
     assert again.estimate(0) == 0
-    assert table(Latency(batch=4)).batch == 4
+    assert table(Latency(batch=4, runtime="torch")).conditions == "torch eager, batch 4, 1 thread"
     assert timings
     timings.clear()
-    monkeypatch.setattr(layer_latency, "machine", lambda: ["another"])
-    assert table(Latency()).metric == "latency"
+    monkeypatch.setattr(latency_source, "machine", lambda: ["another"])
+    assert table(Latency(runtime="torch")).metric == "latency"
     assert timings
 
 
@@ -337,7 +337,7 @@ def test_an_interrupted_table_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     """What was timed before an interruption is not timed again."""
     profiler = profiler_of("residual")
     profile = profiler.measure(100_000)
-    layers = LayerLatency(profiler.survey, Latency(), tmp_path)
+    layers = LayerLatency(profiler.survey, Latency(runtime="torch"), tmp_path)
     monkeypatch.setattr(layer_latency, "TOGETHER", 5)
 
     def stop(share: float) -> None:
@@ -345,7 +345,7 @@ def test_an_interrupted_table_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
 
     with pytest.raises(KeyboardInterrupt):
         layers.table(profile.choices, profile.effects, stop)
-    layers = LayerLatency(profiler.survey, Latency(), tmp_path)
+    layers = LayerLatency(profiler.survey, Latency(runtime="torch"), tmp_path)
     left = layers.missing(profile.choices, profile.effects)
     whole = {LatencyTable.key(s, e) for s, _, _, e in effects_of(profile) if e.work}
     assert 0 < len(left) < len(whole)
@@ -360,12 +360,12 @@ def test_damaged_tables_are_measured_again(tmp_path: Path) -> None:
     """A torn file costs time, nothing else."""
     profiler = profiler_of("shy")
     profile = profiler.measure(100_000)
-    layers = LayerLatency(profiler.survey, Latency(), tmp_path)
+    layers = LayerLatency(profiler.survey, Latency(runtime="torch"), tmp_path)
     layers.table(profile.choices, profile.effects)
     assert layers.lines.file is not None
     text = layers.lines.file.read_bytes()
     layers.lines.file.write_bytes(text[: len(text) // 2])
-    again = LayerLatency(profiler.survey, Latency(), tmp_path).table(profile.choices, profile.effects)
+    again = LayerLatency(profiler.survey, Latency(runtime="torch"), tmp_path).table(profile.choices, profile.effects)
     assert again.left.keys() == {LatencyTable.key(s, e) for s, _, _, e in effects_of(profile) if e.work}
 
 
@@ -376,7 +376,3 @@ def test_no_table_unless_somebody_asks() -> None:
     assert profile.latency is None
     assert CostModel(profile).metrics == ("size", "macs", "bops")
     assert all(row.latency_saved is None for row in profile.rows())
-    assert timed_metric(["accuracy", "size", "no such metric"]) is None
-    found = timed_metric(["size", "latency"])
-    assert found is not None
-    assert found.name == "latency"

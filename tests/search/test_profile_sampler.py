@@ -259,7 +259,7 @@ def test_limit_on_latency_is_kept_with_a_table() -> None:
     """
     effects = tuple(tuple(replace(e, work=str(b)) for e, b in zip(own, BITS)) for own in PROFILE.effects)
     left = {f"{name}/{b}": {name: b / 32} for name in LAYERS for b in BITS}
-    table = LatencyTable("latency", 1, 50.0, dict.fromkeys(LAYERS, 0.15), left)
+    table = LatencyTable("latency", "ONNX Runtime, batch 1, 1 thread", 50.0, dict.fromkeys(LAYERS, 0.15), left)
     timed = replace(PROFILE, effects=effects, latency=table)
     costs = CostModel(timed)
     base = Result(0, Recipe(), {**BASELINE.measurements, "latency": Measurement(50.0)})

@@ -122,7 +122,11 @@ def test_latency_has_a_line(found: Profile) -> None:
     """Where layers were timed, cells say what share of the time a step saves, and the legend says what that is."""
     effects = tuple(tuple(replace(e, work="other") for e in own) for own in found.effects)
     keys = {f"fc/{e.work}": {"fc": 0.5} for own in effects for e in own}
-    timed = replace(found, effects=effects, latency=LatencyTable("latency", 1, 2.0, {"fc": 0.25}, keys))
+    timed = replace(
+        found,
+        effects=effects,
+        latency=LatencyTable("latency", "ONNX Runtime, batch 1, 1 thread", 2.0, {"fc": 0.25}, keys),
+    )
     text = printed(timed, "integer", "fc", 100)
     assert "12%" in text
     assert "time" in text

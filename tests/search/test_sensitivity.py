@@ -135,7 +135,7 @@ def test_latency_is_measured_where_it_is_asked_for(task: Task, tmp_path: Path, m
     plain = measured(task, space, tmp_path)
     assert plain.latency is None
     assert plain.to_json()["latency"] is None
-    profiler = Profiler(task, space, ProfileStore(task, None, tmp_path), Latency())
+    profiler = Profiler(task, space, ProfileStore(task, None, tmp_path), Latency(runtime="torch"))
     assert profiler.estimate() == 0
     assert profiler.estimate_latency() > 0
     shares: list[float] = []
@@ -149,7 +149,7 @@ def test_latency_is_measured_where_it_is_asked_for(task: Task, tmp_path: Path, m
     assert rows["fc", "svd"].latency_saved == pytest.approx(
         found.latency.units["fc"] * (1 - found.latency.shares("fc", found.effects[_place(found, "fc")][0])["fc"])
     )
-    assert Profiler(task, space, ProfileStore(task, None, tmp_path), Latency()).estimate_latency() == 0
+    assert Profiler(task, space, ProfileStore(task, None, tmp_path), Latency(runtime="torch")).estimate_latency() == 0
 
 
 def _place(profile: Profile, site: str) -> int:
@@ -167,7 +167,7 @@ def test_progress_never_goes_back(task: Task, monkeypatch: pytest.MonkeyPatch) -
         left.append(seconds)
 
     space = Space.from_task(task, {"svd": {"fraction": [0.5]}})
-    Profiler(task, space, ProfileStore(task, None), Latency()).measure(10_000, tell=tell)
+    Profiler(task, space, ProfileStore(task, None), Latency(runtime="torch")).measure(10_000, tell=tell)
     assert np.all(np.diff(shares) >= 0)
     assert shares[-1] == 1
     assert min(left) == left[-1] == 0

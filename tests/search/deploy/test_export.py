@@ -12,11 +12,11 @@ import onnxruntime
 import pytest
 import torch
 
+from paretopress.evaluators.onnx_session import Session, compare
 from paretopress.search import Front, Space, Task, load, search
 from paretopress.search.artifact import opened
 from paretopress.search.cli import main
 from paretopress.search.deploy.export import export
-from paretopress.search.deploy.runtime import Session, compare
 from paretopress.spaces.errors import ArtifactError
 
 

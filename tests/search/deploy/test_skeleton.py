@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from paretopress.evaluators.onnx_session import Session
 from paretopress.search.deploy.folding import folded
 from paretopress.search.deploy.onnx_file import to_onnx
-from paretopress.search.deploy.runtime import Session
 from paretopress.search.deploy.skeleton import Exporter
 
 X = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))

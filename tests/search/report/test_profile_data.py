@@ -57,7 +57,13 @@ def test_page_holds_every_step(found: Profile, check: Check) -> None:
 
 def test_page_says_where_the_time_goes(found: Profile, check: Check) -> None:
     """With a latency table every row has what it saves, and the page how good that is; without it, neither."""
-    table = LatencyTable("latency", 1, 1.5, {"fc": 0.5, "": 0.1, EVIL: 0.2}, checked=((0.9, 1.0), (0.5, 0.5)))
+    table = LatencyTable(
+        "latency",
+        "ONNX Runtime, batch 1, 1 thread",
+        1.5,
+        {"fc": 0.5, "": 0.1, EVIL: 0.2},
+        checked=((0.9, 1.0), (0.5, 0.5)),
+    )
     page = render_profile(replace(found, latency=table), check, ABOUT)
     assert {row["latency"] for row in client(page)["rows"]} == {0.0}
     assert "Where the time goes" in page

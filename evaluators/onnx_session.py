@@ -1,10 +1,11 @@
-"""ONNX Runtime: sessions on few threads, and two files timed in turns."""
+"""ONNX Runtime: a file that is loaded on few threads."""
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from ...evaluators.pairing import Pairing, Program, alone, paired
-from ...spaces.errors import ArtifactError
+from ..spaces.errors import ArtifactError
+from .pairing import Pairing, Program, alone, clock_of, paired
 
 Array = npt.NDArray[Any]
 #: Of what runtimes name a type, what numpy names it.
 _TYPES = {"float": np.float32, "double": np.float64, "float16": np.float16, "bool": np.bool_}
+
+#: What a trace calls the run of a node.
+_RAN = "_kernel_time"
 
 
 class Session:
@@ -29,6 +33,8 @@ class Session:
         A path, or the bytes of a file.
     threads
         That it may compute on.
+    trace
+        Where to note how long each node takes, without the end of the file's name; see `noted`.
 
     Attributes
     ----------
@@ -41,8 +47,10 @@ class Session:
         If the runtime can't load it.
     """
 
-    def __init__(self, model: Path | str | bytes, threads: int = 1) -> None:
+    def __init__(self, model: Path | str | bytes, threads: int = 1, trace: Path | None = None) -> None:
         options = onnxruntime.SessionOptions()
+        if trace is not None:
+            options.enable_profiling, options.profile_file_prefix = True, os.fspath(trace)
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
         # Threads that wait for work by spinning would count as processor time.
@@ -60,7 +68,20 @@ class Session:
 
     def __call__(self, *inputs: Array) -> Array:
         """Return the first output."""
-        return np.asarray(self._session.run(None, dict(zip(self.names, inputs)))[0])
+        return np.asarray(self.ready(*inputs)()[0])
+
+    def ready(self, *inputs: Array) -> Callable[[], list[Any]]:
+        """Return its run on some inputs."""
+        feed = dict(zip(self.names, inputs))
+        return lambda: self._session.run(None, feed)
+
+    def noted(self) -> list[tuple[str, float]]:
+        """Return the nodes that ran, in the order in which they did, with the seconds of each, where a trace was kept;
+        nothing is noted any more.
+        """
+        events = json.loads(Path(self._session.end_profiling()).read_bytes())
+        # What is noted is rounded down to a microsecond: half of one is missing.
+        return [(e["name"], 1e-6 * (e["dur"] + 0.5)) for e in events if e.get("cat") == "Node" and _RAN in e["name"]]
 
     def zeros(self, batch: int) -> list[Array]:
         """Return inputs of a batch. Integers are zeros, and numbers are drawn at random, the same each time.
@@ -80,11 +101,6 @@ class Session:
             found.append(values.astype(dtype) if dtype.kind == "f" else np.zeros(values.shape, dtype))
         return found
 
-    def program(self, inputs: Sequence[Array], clock: Callable[[], float]) -> Program:
-        """Return its run on some inputs, to be timed."""
-        feed = dict(zip(self.names, inputs))
-        return Program(lambda: lambda: self._session.run(None, feed), clock)
-
 
 def compare(candidate: Session, baseline: Session, batch: int = 1, seconds: float = 1.0, threads: int = 1) -> Pairing:
     """Return how long a file takes beside another, on the same inputs, in turns.
@@ -100,6 +116,6 @@ def compare(candidate: Session, baseline: Session, batch: int = 1, seconds: floa
     if [(x.shape, x.dtype) for x in mine] != [(x.shape, x.dtype) for x in theirs]:
         shapes = [[tuple(x.shape[1:]) for x in inputs] for inputs in (mine, theirs)]
         raise ArtifactError(f"the two files take different inputs: {shapes[0]} and {shapes[1]}.")
-    clock = time.process_time if threads == 1 else time.perf_counter
-    with alone():
-        return paired(candidate.program(mine, clock), baseline.program(theirs, clock), seconds)
+    runs = candidate.ready(*mine), baseline.ready(*theirs)
+    with alone(threads):
+        return paired(Program(lambda: runs[0], clock_of(threads)), Program(lambda: runs[1], clock_of(threads)), seconds)

@@ -1,0 +1,195 @@
+"""The latency table of deployed files: whole models are exported whose layers all have some setting, and every layer of
+them is timed at once, in the midst of the others.
+
+So the table needs few exports: one for each setting that a technique's decisions have, not one for each layer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ...evaluators.inference import at_batch, device_of
+from ...evaluators.latency import Latency
+from ...spaces.choices import Choices, Setting
+from ...spaces.errors import PressError
+from ...spaces.recipe import Recipe
+from ..deployment import Deployment
+from ..effects import ON_INTEGERS, Effect, Survey
+from ..latency_source import LatencySource, Todo
+from ..latency_table import Border
+from ..trial import Bench
+from .node_times import SECONDS, Marked, Times, marked, node_times
+from .onnx_file import to_graph
+
+#: Seconds that torch's exporter takes for a structure of so many layers, about; more layers take as much longer.
+_EXPORT, _LAYERS = 3.0, 20
+#: Where fewer layers can run on integers, conversions aren't worth a look.
+_FEWEST = 2
+#: What conversions cost that belong to no layer, at most, as a multiple of those that do.
+_PACE = 4.0
+#: What stands for the time of layers that are gone.
+_NOTHING = 1e-6
+
+
+class DeployedLatency(LatencySource):
+    """Measures how long layers take in a deployed file; see `LatencySource`."""
+
+    def __init__(self, survey: Survey, metric: Latency, folder: Path | None = None) -> None:
+        super().__init__(survey, metric, folder)
+        self._bench = Bench(survey.task, survey.sites, (), ())
+        self._deployment = Deployment(survey.task.example)
+        self._layers = [path for path, module in survey.task.model.named_modules() if module._parameters and path]
+
+    def estimate(self, steps: int) -> float:
+        """See the class."""
+        if "units" in self.lines.known and not steps:
+            return 0.0
+        models = math.ceil(steps / max(len(self._layers), 1)) + ("units" not in self.lines.known)
+        return models * (_EXPORT * max(1.0, len(self._layers) / _LAYERS) + 2 * SECONDS)
+
+    # --- what is timed -------------------------------------------------------------------------------------
+
+    @cached_property
+    def _original(self) -> Marked:
+        return self._file(Recipe())
+
+    def _file(self, recipe: Recipe) -> Marked:
+        """Return the deployed file of a recipe's model."""
+        saved, draft = self._bench.compress(recipe, 0)
+        model = self._bench.reload(saved, draft)
+        graph = to_graph(model, draft.encodings, self.survey.task.example, self._deployment.exporter)
+        return marked(graph, self._layers)
+
+    def _beside(self, *files: Marked) -> list[Times]:
+        inputs = at_batch(self.survey.task.example, self.metric.batch, device_of(self.survey.task.model))
+        return node_times([self._original, *files], [part.cpu().numpy() for part in inputs])
+
+    def measure_units(self) -> None:
+        """Time the original's layers in its file."""
+        [found] = self._beside()
+        units = {path: float(np.median(seconds / found.whole)) for path, seconds in found.layers.items()}
+        total = max(1.0, sum(units.values()))
+        milliseconds = 1e3 * float(np.median(found.whole))
+        self.lines.add({"units": {p: u / total for p, u in units.items()}, "milliseconds": milliseconds})
+
+    # --- what settings change ------------------------------------------------------------------------------
+
+    def measure_settings(self, todo: Todo, tell: Callable[[float], None]) -> None:
+        """Time what settings change: the first ones of all sites together, then the second ones, and so on."""
+        rounds: dict[tuple[str, int], dict[str, tuple[str, Setting, Effect]]] = {}
+        counts: dict[tuple[str, str], int] = {}
+        for key, (site, setting, effect) in todo.items():
+            if _removes(effect):
+                self._keep({key: (site, setting, effect)}, None)
+                continue
+            place = counts.get((setting.technique, site), 0)
+            counts[setting.technique, site] = place + 1
+            rounds.setdefault((setting.technique, place), {})[key] = (site, setting, effect)
+        for number, settings in enumerate(rounds.values(), 1):
+            self._round(settings)
+            tell(number / len(rounds))
+
+    def _round(self, settings: Todo) -> None:
+        """Time settings of different sites in one model; where that can't be made, in two, and so on."""
+        recipe = Recipe(tuple(setting.step(site) for site, setting, _ in settings.values()))
+        try:
+            file = self._file(recipe)
+            [before, after] = self._beside(file)
+        except (PressError, ValueError, RuntimeError):
+            keys = list(settings)
+            if len(keys) == 1:
+                self._keep(settings, None)
+                return
+            for half in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
+                self._round({key: settings[key] for key in half})
+            return
+        ratios = {}
+        for path, seconds in before.layers.items():
+            if path in after.layers:
+                ratios[path] = max(_NOTHING, float(np.median(after.layers[path] / np.maximum(seconds, 1e-9))))
+        self._keep(settings, ratios)
+
+    def _keep(self, settings: Todo, ratios: Mapping[str, float] | None) -> None:
+        """Keep what each of some settings leaves, given what they leave together; without that, by their MACs."""
+        units, found = self.lines.known["units"], {}
+        weights = {path: self._weights(settings, path) for path in units}
+        for key, (_, _, effect) in settings.items():
+            left: dict[str, float] = {}
+            guessed = False
+            for path in effect.shares:
+                if path not in units:
+                    continue
+                macs = effect.shares[path][1]
+                if _removes(effect) or ratios is None or path not in ratios:
+                    left[path] = macs
+                    guessed |= macs not in (0.0, 1.0)
+                else:
+                    left[path] = ratios[path] ** weights[path].get(key, 0.0)
+            found[f"left {key}"] = [{p: round(share, 6) for p, share in left.items() if share != 1.0}, guessed]
+        self.lines.add(found)
+
+    # --- layers that run on integers beside others -----------------------------------------------------------
+
+    def borders(self, choices: Choices, effects: Sequence[Sequence[Effect]]) -> dict[str, Border]:
+        """Return what conversions cost: measured in two models in which every other layer runs on integers."""
+        steps: dict[str, Setting] = {}
+        for decision, settings, own in zip(choices.decisions, choices.settings, effects):
+            for setting, effect in zip(settings, own):
+                if effect.work.endswith(ON_INTEGERS):
+                    steps.setdefault(decision.site, setting)
+        if len(steps) < _FEWEST:
+            return {}
+        known, key = self.lines.known, f"borders {' '.join(steps)}"
+        if key not in known:
+            self.lines.add({key: self._conversions(steps)})
+        return {path: (float(cost), tuple(readers)) for path, (cost, readers) in known[key].items()}
+
+    def _conversions(self, steps: Mapping[str, Setting]) -> dict[str, tuple[float, tuple[str, ...]]]:
+        """Return path -> cost and readers, given a setting for each site that can run on integers."""
+        halves = [list(steps)[start::2] for start in (0, 1)]
+        try:
+            files = [
+                self._file(Recipe(tuple(steps[site].step(site) for site in sites))) for sites in [list(steps), *halves]
+            ]
+            base, whole, *mixed = self._beside(*files)
+        except (PressError, ValueError, RuntimeError):
+            return {}
+        members = [{m for site in sites for m in self.survey.sites[site].members} for sites in halves]
+        found: dict[str, list[float]] = {}
+        beyond = 0.0  # what mixing costs, in the layers' nodes or in none
+        for times, integer in zip(mixed, members):
+            beyond += float(np.median(times.whole / base.whole)) - 1
+            for path in times.layers.keys() & base.layers.keys() & whole.layers.keys():
+                shares = [float(np.median(t.layers[path] / base.whole)) for t in (times, base, whole)]
+                alike = shares[2 if path in integer else 1]
+                beyond -= alike - shares[1]
+                if path in files[0].readers:
+                    found.setdefault(path, []).append(shares[0] - alike)
+        costs = {path: max(0.0, float(np.mean(extra))) for path, extra in found.items()}
+        paid = len(halves) * sum(costs.values())
+        pace = float(np.clip(beyond / paid, 1.0, _PACE)) if paid > 0 else 1.0
+        return {path: (round(pace * cost, 6), files[0].readers[path]) for path, cost in costs.items() if cost > 0}
+
+    @staticmethod
+    def _weights(settings: Todo, path: str) -> dict[str, float]:
+        """Return key -> the part of a layer's change, in logarithms, that is a setting's doing: as the MACs say, and
+        where no MACs change, all alike.
+        """
+        touching = {key: e.shares[path][1] for key, (_, _, e) in settings.items() if path in e.shares}
+        logs = {key: -math.log(max(macs, _NOTHING)) for key, macs in touching.items()}
+        total = sum(logs.values())
+        if total <= 0:
+            integers = [key for key in touching if settings[key][2].work.endswith(ON_INTEGERS)] or list(touching)
+            return {key: 1 / len(integers) for key in integers}
+        return {key: log / total for key, log in logs.items()}
+
+
+def _removes(effect: Effect) -> bool:
+    """Whether a setting takes whole layers away, and leaves the others alone: nothing has to be timed."""
+    macs = [share[1] for share in effect.shares.values()]
+    return 0.0 in macs and all(m in (0.0, 1.0) for m in macs)

@@ -1,0 +1,155 @@
+"""How long each layer of a deployed model takes in the midst of the others: ONNX Runtime notes each node's time."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ...evaluators.onnx_session import Session
+from ...evaluators.pairing import alone
+
+Values = npt.NDArray[np.float64]
+
+#: Turns, the fewest if one takes long, and the seconds for all.
+TURNS, FEWEST, SECONDS = 100, 12, 1.0
+#: Turns that only warm up.
+_WARM = 2
+#: Where the exporter says which modules a node comes from, the innermost last.
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_MARK = re.compile(r"@(\d+)@")
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A file whose nodes say whose they are.
+
+    Attributes
+    ----------
+    data
+        The file.
+    owners
+        The layer of each numbered node, "" for nobody's.
+    readers
+        Layer -> the layers that read what it gives.
+    """
+
+    data: bytes
+    owners: tuple[str, ...]
+    readers: Mapping[str, tuple[str, ...]]
+
+
+def marked(model: ir.Model, layers: Collection[str]) -> Marked:
+    """Return a graph as a file whose nodes and values carry numbers, and whose they are; the graph is changed.
+
+    The runtime merges nodes and calls the result by one node's or one value's name. A node that belongs to no layer,
+    such as an activation or a sum, counts for the layer that its first input comes from, or else for the first one
+    that reads it.
+    """
+    owners: list[str] = []
+    owned: dict[ir.Value, str] = {}
+    nodes = [node for node in model.graph]  # noqa: C416 - it is no iterator that a list takes
+    numbers = {node: n for n, node in enumerate(nodes)}
+    kept = {*model.graph.inputs, *model.graph.outputs}
+    for node in nodes:
+        sources = [owned[v] for v in node.inputs if v is not None and owned.get(v)]
+        owner = _layer(node, layers) or (sources[0] if sources else "")
+        owners.append(owner)
+        owned |= dict.fromkeys(node.outputs, owner)
+    for number in reversed(range(len(nodes))):
+        if not owners[number]:
+            readers = {owners[numbers[use.node]] for value in nodes[number].outputs for use in value.uses()}
+            owners[number] = min(readers - {""}, default="")
+    for number, node in enumerate(nodes):
+        node.name = f"@{number}@"
+        for place, value in enumerate(node.outputs):
+            if value not in kept:
+                value.name = f"@{number}@{place or ''}"
+                value.shape = value.type = None  # they may be those of a model of other widths
+    proto: Any = ir.to_proto(model)
+    del proto.graph.value_info[:]
+    return Marked(proto.SerializeToString(), tuple(owners), _readers(numbers, owners))
+
+
+def _readers(numbers: Mapping[ir.Node, int], owners: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return layer -> the layers that read what it gives."""
+    found: dict[str, dict[str, None]] = {}
+    for node, owner in zip(numbers, owners):
+        uses = (owners[numbers[use.node]] for value in node.outputs for use in value.uses())
+        found.setdefault(owner, {}).update(dict.fromkeys(reader for reader in uses if reader not in ("", owner)))
+    return {owner: tuple(readers) for owner, readers in found.items() if owner and readers}
+
+
+def _layer(node: ir.Node, layers: Collection[str]) -> str:
+    """Return the innermost of some layers that a node is part of, or ""."""
+    for scope in reversed(re.findall(r"'([^']*)'", node.metadata_props.get(_SCOPES, ""))):
+        while scope:
+            if scope in layers:
+                found: str = scope
+                return found
+            scope = scope.rpartition(".")[0]  # noqa: PLW2901 - one module further out
+    return ""
+
+
+@dataclass(frozen=True)
+class Times:
+    """What layers take, (turns,) seconds each, and the whole pass without anybody who takes notes."""
+
+    layers: Mapping[str, Values]
+    whole: Values
+
+
+def node_times(files: Sequence[Marked], inputs: Sequence[Any]) -> list[Times]:
+    """Return how long the layers of some files take, in turns.
+
+    Parameters
+    ----------
+    files
+        Of which all are loaded at a time, twice each.
+    inputs
+        Arrays that each of them takes.
+
+    Raises
+    ------
+    ArtifactError
+        If the runtime can't load a file.
+    """
+    with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, alone():
+        plain = [Session(file.data).ready(*inputs) for file in files]
+        watched = [Session(file.data, trace=Path(folder) / str(n)) for n, file in enumerate(files)]
+        passes = [session.ready(*inputs) for session in watched]
+        whole: list[list[float]] = [[] for _ in files]
+        begun, turns = time.perf_counter(), 0
+        while turns < FEWEST or (turns < TURNS and time.perf_counter() - begun < SECONDS):
+            for run, noting, seconds in zip(plain, passes, whole):
+                start = time.process_time()
+                run()
+                seconds.append(time.process_time() - start)
+                noting()
+            turns += 1
+        return [
+            Times(_by_layer(session.noted(), file.owners, turns), np.array(seconds)[_WARM:])
+            for session, file, seconds in zip(watched, files, whole)
+        ]
+
+
+def _by_layer(noted: Sequence[tuple[str, float]], owners: Sequence[str], turns: int) -> dict[str, Values]:
+    """Return layer -> (turns,) seconds of its nodes."""
+    nodes: dict[str, list[float]] = {}
+    for name, seconds in noted:
+        nodes.setdefault(name, []).append(seconds)
+    found = {owner: np.zeros(turns - _WARM) for owner in owners if owner}
+    for name, times in nodes.items():
+        mark = _MARK.search(name)
+        owner = owners[int(mark[1])] if mark is not None else ""
+        if owner and len(times) % turns == 0:  # else two nodes have one name, or one runs in some turns only
+            found[owner] += np.array(times).reshape(turns, -1).sum(1)[_WARM:]
+    return found

@@ -1,0 +1,32 @@
+"""Which latency a profile predicts, and who measures the table that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..evaluators.base import Evaluator
+from ..evaluators.latency import Latency
+from .effects import Survey
+from .latency_source import LatencySource
+from .layer_latency import LayerLatency
+
+
+def timed_metric(metrics: Iterable[Evaluator]) -> Latency | None:
+    """Return the first latency among some metrics of which a table can be measured here, or None."""
+    timed = (m for m in metrics if isinstance(m, Latency) and m.here)
+    return next((m for m in timed if m.runtime in ("onnxruntime", "torch")), None)
+
+
+def source_of(survey: Survey, metric: Latency, folder: Path | None = None) -> LatencySource:
+    """Return what measures the table of a metric that `timed_metric` returned; see `LatencySource`."""
+    if not metric.deployed:
+        return LayerLatency(survey, metric, folder)
+    from .deploy.layer_latency import DeployedLatency  # noqa: PLC0415 - the exporter takes seconds to import
+
+    return DeployedLatency(survey, metric, folder)
+
+
+def wants_integers(metrics: Iterable[Evaluator]) -> bool:
+    """Whether one of some metrics gains from layers that run on integers when they are deployed."""
+    return any(isinstance(m, Latency) and m.deployed for m in metrics)

@@ -1,0 +1,117 @@
+"""Where a latency table comes from: what is known on disk, and what has to be measured, by whom."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from ..compressors.cache import cache_folder
+from ..evaluators.latency import Latency
+from ..spaces.choices import Choices, Setting
+from .effects import Effect, Survey
+from .latency_table import Border, LatencyTable
+from .profile_store import Lines
+from .stopwatch import machine
+
+#: Changes when what is measured changes, so that tables on disk are measured anew.
+VERSION = 2
+
+#: Key -> a site, a setting of it, and its effect.
+Todo = Mapping[str, tuple[str, Setting, Effect]]
+
+
+class LatencySource(ABC):
+    """Measures how long modules take on this machine.
+
+    Parameters
+    ----------
+    survey
+        Of the task; it applies the settings.
+    metric
+        The evaluator that is predicted.
+    folder
+        Of all caches; by default this machine's. What is measured is kept there.
+    """
+
+    def __init__(self, survey: Survey, metric: Latency, folder: Path | None = None) -> None:
+        self.survey, self.metric = survey, metric
+        folder = folder if folder is not None else cache_folder()
+        content = [VERSION, survey.task.digest, metric.conditions, machine()]
+        self.lines = Lines(content, folder / "latencies" if folder is not None else None)
+
+    @abstractmethod
+    def estimate(self, steps: int) -> float:
+        """Return about how many seconds `table` will take if so many settings change what is computed."""
+
+    @abstractmethod
+    def measure_units(self) -> None:
+        """Keep "units", path -> the share of the original's time that a module takes, and its "milliseconds"."""
+
+    @abstractmethod
+    def measure_settings(self, todo: Todo, tell: Callable[[float], None]) -> None:
+        """Keep what settings leave: ``left <key>``, and for each the shares by path and whether some are guessed."""
+
+    def missing(self, choices: Choices, effects: Sequence[Sequence[Effect]]) -> dict[str, tuple[str, Setting, Effect]]:
+        """Return the settings whose changed modules nobody has timed yet, one for each key."""
+        found: dict[str, tuple[str, Setting, Effect]] = {}
+        for decision, settings, own in zip(choices.decisions, choices.settings, effects):
+            for setting, effect in zip(settings, own):
+                key = LatencyTable.key(decision.site, effect)
+                if effect.work and f"left {key}" not in self.lines.known:
+                    found.setdefault(key, (decision.site, setting, effect))
+        return found
+
+    def table(
+        self,
+        choices: Choices,
+        effects: Sequence[Sequence[Effect]],
+        tell: Callable[[float], None] = lambda _: None,
+    ) -> LatencyTable:
+        """Return the table of a space, measuring what isn't known.
+
+        Parameters
+        ----------
+        choices
+            The space's settings.
+        effects
+            For each decision, one a setting.
+        tell
+            Called with the share of the work that is done.
+        """
+        known = self.lines.known
+        if "units" not in known:
+            self.measure_units()
+        todo = self.missing(choices, effects)
+        if todo:
+            self.measure_settings(todo, tell)
+        keys = {
+            LatencyTable.key(decision.site, effect)
+            for decision, own in zip(choices.decisions, effects)
+            for effect in own
+            if effect.work
+        }
+        left = {key: known[f"left {key}"] for key in keys if f"left {key}" in known}
+        checked = tuple((float(p), float(m)) for p, m in known.get(f"checked {choices.space.digest}", ()))
+        return LatencyTable(
+            self.metric.name,
+            self.metric.conditions,
+            float(known["milliseconds"]),
+            known["units"],
+            {key: shares for key, (shares, _) in left.items()},
+            frozenset(key for key, (_, guessed) in left.items() if guessed),
+            self.borders(choices, effects),
+            checked,
+        )
+
+    def borders(self, choices: Choices, effects: Sequence[Sequence[Effect]]) -> dict[str, Border]:  # noqa: ARG002 - for others
+        """Return what conversions between layers cost that run on integers and others; see `LatencyTable`."""
+        return {}
+
+    def is_checked(self, choices: Choices) -> bool:
+        """Whether `keep_checked` was called for a space."""
+        return f"checked {choices.space.digest}" in self.lines.known
+
+    def keep_checked(self, choices: Choices, checked: Sequence[tuple[float, float]]) -> None:
+        """Keep predicted and measured latencies of some recipes of a space."""
+        self.lines.add({f"checked {choices.space.digest}": list(checked)})
