@@ -13,7 +13,7 @@ from ..spaces.catalogue import in_stage_order, techniques
 from .front import Front, Point
 from .report.figures import paired
 
-_COLUMNS = ("size", "macs", "latency", "memory")
+_COLUMNS = ("size", "macs", "memory")
 
 
 def amount(value: float, unit: str = "") -> str:
@@ -49,15 +49,17 @@ def _quality(point: Point, name: str) -> str:
 def front_table(front: Front) -> Table:
     """Return the front, the baseline first."""
     quality = front.quality.name
-    extra = [o.name for o in front.objectives if o.name not in (quality, *_COLUMNS)]
+    points = (front.baseline, *front.points)
+    timed = list(dict.fromkeys(n for p in points for n, m in p.final.items() if m.unit.startswith("x ")))
+    extra = [o.name for o in front.objectives if o.name not in (quality, *_COLUMNS, *timed)]
     table = Table(title=f"Pareto front · {quality} on {front.split} with 95 % interval", title_justify="left")
-    table.caption = "latency: eager PyTorch, one thread, against the original · ! has a warning: see pick"
+    table.caption = "\n".join([*(_timed(n, points) for n in timed), "! has a warning: see pick"])
     table.add_column("point", justify="right")
     table.add_column(quality)
     table.add_column("validation")
-    for name in ("size", "smaller", "MACs", "latency", "memory", *extra):
+    for name in ("size", "smaller", "MACs", *timed, "memory", *extra):
         table.add_column(name, justify="right")
-    for point in (front.baseline, *front.points):
+    for point in points:
         ratio = point.ratios(front.baseline).get("size", {}).get("compression", math.nan)
         table.add_row(
             "base" if point.id < 0 else str(point.id) + (" !" if point.flags else ""),
@@ -66,12 +68,20 @@ def front_table(front: Front) -> Table:
             _cell(point.final.get("size"), point.value("size")),
             "" if point.id < 0 else f"{ratio:.1f}×",
             _cell(point.final.get("macs"), point.value("macs")),
-            _cell(point.final.get("latency")),
+            *[_cell(point.final.get(n)) for n in timed],
             _cell(point.final.get("memory")),
             *[_cell(point.final.get(n), point.value(n)) for n in extra],
             end_section=point.id < 0,
         )
     return table
+
+
+def _timed(name: str, points: Sequence[Point]) -> str:
+    """Return what a column of latencies is of."""
+    detail = next((p.final[name].detail for p in points if name in p.final and p.final[name].detail), {})
+    threads = detail.get("threads", 1)
+    conditions = f"batch {detail.get('batch', 1)}, {threads} thread{'s' if threads != 1 else ''}"
+    return f"{name}: {detail.get('runtime', '?')}, {conditions}, against the original"
 
 
 def point_table(point: Point, front: Front) -> Table:

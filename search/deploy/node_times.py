@@ -51,19 +51,20 @@ def marked(model: ir.Model, layers: Collection[str]) -> Marked:
     """Return a graph as a file whose nodes and values carry numbers, and whose they are; the graph is changed.
 
     The runtime merges nodes and calls the result by one node's or one value's name. A node that belongs to no layer,
-    such as an activation or a sum, counts for the layer that its first input comes from, or else for the first one
+    such as an activation or a sum, counts for the layer that its latest input comes from, or else for the first one
     that reads it.
     """
     owners: list[str] = []
-    owned: dict[ir.Value, str] = {}
+    made: dict[ir.Value | None, int] = {}
     nodes = [node for node in model.graph]  # noqa: C416 - it is no iterator that a list takes
     numbers = {node: n for n, node in enumerate(nodes)}
     kept = {*model.graph.inputs, *model.graph.outputs}
     for node in nodes:
-        sources = [owned[v] for v in node.inputs if v is not None and owned.get(v)]
-        owner = _layer(node, layers) or (sources[0] if sources else "")
+        latest = max((made[value] for value in node.inputs if value in made), default=None)
+        owner = _layer(node, layers) or (owners[latest] if latest is not None else "")
         owners.append(owner)
-        owned |= dict.fromkeys(node.outputs, owner)
+        if owner:
+            made |= dict.fromkeys(node.outputs, numbers[node])
     for number in reversed(range(len(nodes))):
         if not owners[number]:
             readers = {owners[numbers[use.node]] for value in nodes[number].outputs for use in value.uses()}

@@ -99,7 +99,8 @@ def _figure(point: Mapping[str, Any], metric: str) -> str:
 
 def _superlative(metric: str) -> str:
     if metric.startswith("latency_"):
-        return f"fastest at {label(metric).partition(' at ')[2]}"
+        where = label(metric).partition(" at ")[2]
+        return f"fastest at {where}" if where else f"fastest ({label(metric)})"
     return _SUPERLATIVES.get(metric, f"best {label(metric)}")
 
 

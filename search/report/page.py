@@ -15,6 +15,7 @@ from .figures import axis, change, factor, kind_of, label, number, paired, show,
 
 _REQUIRED = ("name", "objectives", "quality", "baseline", "points")
 _ALWAYS = ("size", "latency")  # what one asks for even if the search didn't
+_RATIO = "x "  # how the unit of a latency begins
 _SCRIPTS = ("base.js", "core.js", "plots.js", "matrix.js", "panel.js", "page.js")  # one script: they share its scope
 _RATIO_WORDS = {"size": ("smaller", "larger"), "memory": ("smaller", "larger")}
 
@@ -74,7 +75,7 @@ def _view(data: dict[str, Any]) -> dict[str, Any]:
     order = {s["name"]: i for i, s in enumerate(data.get("sites") or [])}
     baseline = _point(data["baseline"], by_name, order) | {"ratios": {}}
     points = [_point(p, by_name, order) for p in data["points"]]
-    wanted = [m for m in metrics if m["objective"] or m["name"] in _ALWAYS]
+    wanted = [m for m in metrics if m["objective"] or m["name"] in _ALWAYS or m["unit"].startswith(_RATIO)]
     goals = [(m["name"], m["direction"]) for m in wanted if m["name"] != quality]
     goals.sort(key=lambda goal: goal[0] != "size")
     trials = data.get("trials") or []
@@ -284,13 +285,18 @@ def _limits(data: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], s
         "not differ. Figures without a range are exact counts or have no interval."
     )
     points = (data["baseline"], *data["points"])
-    details = [((p.get("final") or {}).get("latency") or {}).get("detail") or {} for p in points]
-    if any((p.get("final") or {}).get("latency") for p in points):
+    timed: dict[str, list[Mapping[str, Any]]] = {}
+    for point in points:
+        for name, measured in (point.get("final") or {}).items():
+            if str((measured or {}).get("unit") or "").startswith(_RATIO):
+                timed.setdefault(name, []).append(measured.get("detail") or {})
+    for name, details in timed.items():
         first = next((d for d in details if d), {})
         facts = [f"{key} {first[key]}" for key in ("runtime", "threads", "batch") if key in first]
         noisy = sum(bool(d.get("noisy")) for d in details)
+        deployed = " of the deployed file" if "deployed_bytes" in first else ""
         out.append(
-            "Latency was measured on this machine beside the baseline"
+            f"{label(name).capitalize()}{deployed} was measured beside the baseline’s"
             + (f" ({', '.join(facts)})" if facts else "")
             + ", and milliseconds are of the original’s at that moment; other hardware or another runtime can rank the "
             "points differently." + (f" {noisy} of the measurements were noisy." if noisy else "")

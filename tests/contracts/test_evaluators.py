@@ -192,7 +192,7 @@ def test_a_metric_crosses_a_process_boundary(metric: Evaluator) -> None:
 
 @pytest.mark.parametrize("metric", [quick(m) for m in ALL if m.name != "latency"], ids=lambda m: m.name)
 def test_half_precision_is_measured_as_it_is(metric: Evaluator, subject: Subject) -> None:
-    """A model that came back from its file with smaller tensors must not break a metric of cost; ONNX Runtime has no kernels for it."""
+    """Smaller tensors must not break a metric of cost; those that ONNX Runtime has no kernels for are not deployed."""
 
     def halved(args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(a.bfloat16() if a.is_floating_point() else a for a in args)

@@ -33,6 +33,7 @@ def test_everything_that_can_be_set_is_read(tmp_path: Path) -> None:
             objectives: [accuracy, latency]
             constraints: [accuracy drop <= 1%]
             budget: {{trials: 10, minutes: 0.5}}
+            metrics: {{phone: {{device: "./phone.sh {{model}} {{baseline}}"}}, latency: {{runtime: torch, batch: 8}}}}
             sampler: nsga2
             seed: 3
             executor: local
@@ -43,6 +44,10 @@ def test_everything_that_can_be_set_is_read(tmp_path: Path) -> None:
     assert config.techniques == {"integer": {"bits": [8, 4], "layers": ["block*", "!block1*"]}, "magnitude": None}
     assert config.budget.minutes == 0.5
     assert config.resources().cpus == 1.5
+    assert [m.conditions for m in config.build_metrics()] == [
+        "./phone.sh {model} {baseline}, batch 1, 1 thread",
+        "torch eager, batch 8, 1 thread",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,9 @@ def test_everything_that_can_be_set_is_read(tmp_path: Path) -> None:
         ("task: a:b\nbudget: {trials: 0}", "must be at least 1. Use minutes"),
         ("task: a:b\nbudget: 30", "budget = 30: must hold keys and values. Write {trials: 50}"),
         ("task: a:b\nray: auto", "must hold keys and values. Write {workers: 4}"),
+        ("task: a:b\nmetrics: [latency]", "must hold keys and values. Write {latency_batch32: {batch: 32}}"),
+        ("task: a:b\nmetrics: {latency: {bach: 3}}", "Did you mean 'batch'"),
+        ("task: a:b\nmetrics: {latency: {batch: 0}}", "must be at least 1"),
         ("task: a:b\nobjectives: accuracy", "must be a list. Write [accuracy, size]"),
         ("task: a:b\nconstraints: size <= 3 kB", "must be a list. Write ['accuracy drop <= 1%']"),
         ("task: a:b\ntechniques: 3", "a list of names, or names with their settings"),

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from paretopress.search.costs import STEP_BYTES, CostModel, Fitted
-from paretopress.search.effects import Effect, Unit
+from paretopress.search.effects import ON_INTEGERS, Effect, Unit
 from paretopress.search.examples.digits import task as digits
 from paretopress.search.latency_table import LatencyTable
 from paretopress.search.profile_store import ProfileStore
+from paretopress.search.quick_costs import QuickCosts
 from paretopress.search.sensitivity import Profile, Profiler
 from paretopress.search.trial import Bench, metrics_for
 from paretopress.spaces.choices import Choices, Genomes, Setting
@@ -227,6 +228,50 @@ def test_latency_is_that_of_the_table() -> None:
         predicted = costs.predict(genome)[0]
         assert predicted[-1] == pytest.approx(value)
         assert predicted[:-1] == pytest.approx(plain.predict(genome)[0])
+
+
+def test_conversions_are_paid_where_neighbours_differ() -> None:
+    """Once for a layer whose readers don't all run as it does; the fast predictions say the same."""
+    profile = with_table()
+    assert profile.latency is not None
+    effects = tuple(
+        tuple(replace(e, work=f"{d.site}{ON_INTEGERS}") if d.stage is Stage.NUMERIC else e for e in own)
+        for d, own in zip(profile.choices.decisions, profile.effects)
+    )
+    table = replace(profile.latency, borders={"a": (0.03, ("b.fc", "nobody"))})
+    profile = replace(profile, effects=effects, latency=table)
+    numeric = [d for d in profile.choices.decisions if d.stage is Stage.NUMERIC]
+    assert {d.site for d in numeric} >= {"a", "b.fc"}
+    plain = CostModel(replace(profile, latency=replace(table, borders={})))
+    for chosen, extra in (
+        ((), 0.0),
+        (("a_numeric",), 0.03),
+        (("b_numeric",), 0.03),
+        (("a_numeric", "b_numeric"), 0),
+    ):
+        genome = row(profile, **dict.fromkeys(chosen, 1))
+        for costs in (CostModel(profile), QuickCosts(profile), QuickCosts(profile, ["latency"])):
+            place = costs.metrics.index("latency")
+            assert costs.predict(genome)[0, place] == pytest.approx(plain.predict(genome)[0, -1] + extra)
+    assert "latency" not in QuickCosts(profile, ["size"]).metrics
+    assert QuickCosts(profile, ["size"]).predict(genome).shape[1] == 1
+
+
+def test_hardly_any_trial_is_below_its_floor() -> None:
+    """What stops a trial before it is timed must be as wide as the predictions are wrong."""
+    profile = with_table()
+    costs = CostModel(profile)
+    rng = np.random.default_rng(0)
+    genomes = profile.choices.legal(rng.integers(profile.choices.counts, size=(400, len(profile.choices))))
+    known = costs.predict(genomes)
+    latency = known[:, -1] ** 0.7 * rng.lognormal(0, 0.1, len(genomes))
+    fitted = Fitted(costs, {"latency": 1.0})
+    for told in (0, 3, 30, 200):
+        if told:
+            fitted.learn(costs.hot(genomes[:told]), genomes[:told], latency[:told, None], ["latency"])
+        floors = np.array([fitted.floors(known[i : i + 1])["latency"] for i in range(200, 400)])
+        assert np.mean(latency[200:] < floors) <= 0.01
+    assert np.median(floors / latency[200:]) > 0.6  # and no wider: else it would stop nobody
 
 
 def test_trials_correct_the_table() -> None:

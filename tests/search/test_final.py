@@ -16,3 +16,29 @@ def test_quality_that_is_worse_beyond_chance_is_flagged(direction: Direction, lo
     found = {"score": Measurement((low + high) / 2, "", (low, high))}
     assert _flags(found, base, Objective("score", direction)) == ("score is worse than the original's beyond chance",)
     assert _flags(base, base, Objective("score", direction)) == ()
+
+
+def timed(value: float, size: int = 50, **detail: object) -> Measurement:
+    """Return a latency of a deployed file."""
+    detail = {"deployed_bytes": size, "baseline_deployed_bytes": 100, **detail}
+    return Measurement(value, "x baseline", detail=detail)
+
+
+def flags(macs: float, **latencies: Measurement) -> tuple[str, ...]:
+    """Return the warnings of a model as good as its original, which has 100 MACs."""
+    base = {"score": Measurement(0.75), "macs": Measurement(100.0)}
+    return _flags({**base, "macs": Measurement(macs), **latencies}, base, Objective("score", "maximize"))
+
+
+def test_fewer_macs_without_a_speed_up_are_flagged() -> None:
+    """For each latency by its name, where there are several."""
+    assert flags(50, latency=timed(1.1)) == ("fewer MACs but not faster",)
+    assert flags(50, latency=timed(0.6)) == flags(99, latency=timed(1.1)) == ()
+    slow = flags(50, latency=timed(0.6), latency_batch32=timed(1.0), phone=timed(1.2))
+    assert slow == ("fewer MACs but not faster (latency_batch32, phone)",)
+
+
+def test_a_deployed_file_that_is_not_smaller_is_flagged() -> None:
+    """An export that keeps the dense weights isn't compressed, whatever the native file says."""
+    assert flags(100, latency=timed(0.5, 100)) == ("deployed, it is not smaller than the original",)
+    assert flags(100, latency=timed(0.5, noisy=True)) == ("latency is uncertain: the machine was busy",)

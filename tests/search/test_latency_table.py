@@ -42,7 +42,9 @@ def test_multiplications_stand_for_what_was_not_measured() -> None:
 def test_the_error_is_stated() -> None:
     """The median of the errors, in words as well; unchecked is said, too."""
     assert TABLE.error is None
-    assert TABLE.summary == "latency: measured per layer (ONNX Runtime, batch 1, 1 thread); its prediction was not checked"
+    assert (
+        TABLE.summary == "latency: measured per layer (ONNX Runtime, batch 1, 1 thread); its prediction was not checked"
+    )
     checked = LatencyTable(
         "latency", "ONNX Runtime, batch 1, 1 thread", 5.0, UNITS, checked=((0.9, 1.0), (0.5, 0.5), (1.1, 0.88))
     )

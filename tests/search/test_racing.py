@@ -80,6 +80,32 @@ def test_an_unknown_cost_bars_nobody(task: Task, space: Space) -> None:
     assert lane._needed({"size": 10.0}, {}) == math.inf
 
 
+@pytest.mark.parametrize(
+    ("floor", "stopped"), [({"macs": 5.0}, True), ({"macs": 3.0}, False), ({}, False), ({"size": 9.0}, False)]
+)
+def test_a_trial_that_is_surely_too_slow_is_not_timed(
+    task: Task, space: Space, floor: dict[str, float], stopped: bool
+) -> None:
+    """Once all else is known, a metric's floor decides: below the front it is measured, behind it nothing is gained."""
+    lane = heat(bench_for(task, space), [[-0.9, 10.0, 4.0]], Race(floors=floor))
+    known = {"accuracy": Measurement(0.85), "size": Measurement(12.0, "B")}
+    if not stopped:
+        lane.before("macs", known)
+        return
+    with pytest.raises(Stop, match="with macs of 5 at least it can't reach the front"):
+        lane.before("macs", known)
+    assert lane.measured == known
+
+
+def test_a_floor_beyond_a_limit_stops_a_trial(task: Task, space: Space) -> None:
+    """A constraint that will be broken needs no measurement."""
+    lane = heat(bench_for(task, space), [], Race({"macs": (-math.inf, 4.0)}, floors={"macs": 5.0}))
+    with pytest.raises(Stop, match="macs breaks a constraint"):
+        lane.before("macs", {})
+    Race(floors={"macs": 5.0})
+    heat(bench_for(task, space), [[-1.0, 1.0, 1.0]], None).before("macs", {})
+
+
 def test_a_hopeless_model_stops_on_the_first_slice_and_says_what_it_knows(task: Task, space: Space) -> None:
     """The estimate holds the truth, and says on how few examples it rests."""
     bench = bench_for(task, space)

@@ -1,0 +1,191 @@
+"""The latency table of deployed files: what is measured, what is known, what is taken on trust."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from paretopress.evaluators.latency import Latency
+from paretopress.search.costs import CostModel
+from paretopress.search.deploy import layer_latency
+from paretopress.search.deploy.layer_latency import DeployedLatency
+from paretopress.search.effects import ON_INTEGERS
+from paretopress.search.latency_check import check_latency
+from paretopress.search.latency_table import LatencyTable
+from paretopress.search.profile_store import ProfileStore
+from paretopress.search.sensitivity import Profile, Profiler
+from paretopress.search.trial import Bench
+from paretopress.spaces.errors import ArtifactError
+from paretopress.spaces.space import Space
+from paretopress.spaces.task import Task
+
+
+class Residual(nn.Module):
+    """A stem, a block that may go, a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 24, 3, padding=1)
+        self.block = Block()
+        self.fc = nn.Linear(24, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.fc(self.block(torch.relu(self.stem(x))).mean((2, 3)))
+        return out
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(24, 32, 3, padding=1)
+        self.b = nn.Conv2d(32, 24, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.b(torch.relu(self.a(x))))
+
+
+@pytest.fixture(scope="module")
+def profiler() -> Profiler:
+    """The profile of a network that can lose channels, a block, rank, and run on integers, but for latency."""
+    torch.manual_seed(0)
+    data = [(torch.randn(16, 3, 12, 12), torch.arange(16) % 4)]
+    task = Task(Residual().eval(), data)
+    ratios = {"ratio": [0.25, 0.5], "criterion": "l2"}
+    space = Space.from_task(
+        task, {"channels": ratios, "depth": {}, "svd": {"fraction": [0.3]}, "int8": {"bits": [7, 4]}}
+    )
+    return Profiler(task, space, ProfileStore(task, None))
+
+
+@pytest.fixture(scope="module")
+def profile(profiler: Profiler) -> Profile:
+    """Its effects."""
+    return profiler.measure(100_000)
+
+
+@pytest.fixture(scope="module")
+def measured(
+    profiler: Profiler, profile: Profile, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[LatencyTable, Path]:
+    """The table, and where it is kept."""
+    folder = tmp_path_factory.mktemp("tables")
+    source = DeployedLatency(profiler.survey, Latency(), folder)
+    shares: list[float] = []
+    assert source.estimate(len(source.missing(profile.choices, profile.effects))) > 0
+    table = source.table(profile.choices, profile.effects, shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    return table, folder
+
+
+def keys(profile: Profile, technique: str) -> list[str]:
+    """Return the keys of a technique's settings that change what is computed."""
+    found = zip(profile.choices.decisions, profile.choices.settings, profile.effects)
+    return [
+        LatencyTable.key(decision.site, effect)
+        for decision, settings, effects in found
+        for setting, effect in zip(settings, effects)
+        if setting.technique == technique and effect.work
+    ]
+
+
+def test_every_setting_that_changes_the_work_is_in_the_table(
+    profile: Profile, measured: tuple[LatencyTable, Path]
+) -> None:
+    """Channels, rank and integers are timed, not guessed; fewer channels take less of their own layers' time."""
+    table, _ = measured
+    assert set(table.units) == {"stem", "block.a", "block.b", "fc"}
+    assert 0.5 < sum(table.units.values()) <= 1
+    timed = {key for name in ("channels", "svd", "int8", "depth") for key in keys(profile, name)}
+    assert table.left.keys() == timed
+    assert not table.guessed
+    for key in keys(profile, "channels"):
+        assert table.left[key].get("block.a", 1.0) > 0
+    assert {"block.a"} < set().union(*(table.left[k] for k in keys(profile, "int8")))
+
+
+def test_what_is_removed_takes_no_time(profile: Profile, measured: tuple[LatencyTable, Path]) -> None:
+    """A block that goes is known without a measurement, and leaves the others as they are."""
+    [key] = keys(profile, "depth")
+    assert measured[0].left[key] == {"block.a": 0.0, "block.b": 0.0}
+
+
+def test_bits_of_integers_take_the_same_time(profile: Profile) -> None:
+    """They only pack the file: one measurement serves them all."""
+    found = keys(profile, "int8")
+    assert len(set(found)) * 2 == len(found)
+    assert all(key.endswith(ON_INTEGERS) for key in found)
+
+
+def test_conversions_are_paid_between_neighbours(profile: Profile, measured: tuple[LatencyTable, Path]) -> None:
+    """Where one side runs on integers and the other doesn't, and nowhere else."""
+    table, _ = measured
+    assert table.borders
+    for path, (cost, readers) in table.borders.items():
+        assert cost > 0
+        assert readers
+        assert path not in readers
+
+
+def test_what_is_known_is_not_measured_again(
+    profiler: Profiler, profile: Profile, measured: tuple[LatencyTable, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second search of a model starts at once, on this machine and for this runtime and batch only."""
+    table, folder = measured
+    monkeypatch.setattr(layer_latency, "node_times", lambda *_: pytest.fail("timed again"))
+    again = DeployedLatency(profiler.survey, Latency(), folder)
+    assert again.missing(profile.choices, profile.effects) == {}
+    assert again.estimate(0) == 0
+    assert again.table(profile.choices, profile.effects) == table
+    other = DeployedLatency(profiler.survey, Latency(32), folder)
+    assert other.missing(profile.choices, profile.effects)
+
+
+def test_an_interrupted_table_goes_on(profiler: Profiler, profile: Profile, tmp_path: Path) -> None:
+    """What was timed before an interruption is kept."""
+
+    def stop(share: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        DeployedLatency(profiler.survey, Latency(), tmp_path).table(profile.choices, profile.effects, stop)
+    left = DeployedLatency(profiler.survey, Latency(), tmp_path).missing(profile.choices, profile.effects)
+    assert 0 < len(left) < len({k for name in ("channels", "svd", "int8", "depth") for k in keys(profile, name)})
+
+
+def test_a_model_that_cannot_be_made_is_divided_until_it_can(
+    profiler: Profiler, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One site that spoils the others' model costs that site its time, which is guessed by MACs; nothing else."""
+    source = DeployedLatency(profiler.survey, Latency(), tmp_path)
+    whole = source._file
+
+    def shy(recipe: object) -> object:
+        if "fc: int8" in str(recipe):
+            raise ArtifactError("not this one")
+        return whole(recipe)  # type: ignore[arg-type] # it is a recipe
+
+    monkeypatch.setattr(source, "_file", shy)
+    table = source.table(profile.choices, profile.effects)
+    assert all(key in table.left for key in keys(profile, "int8"))
+    assert any(table.left[key] for key in keys(profile, "int8"))
+
+
+def test_the_tables_error_is_that_of_deployed_files(
+    profiler: Profiler, profile: Profile, measured: tuple[LatencyTable, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some recipes are exported and timed for real beside what was predicted of them."""
+    monkeypatch.setattr("paretopress.search.latency_check.RECIPES", 3)
+    monkeypatch.setattr("paretopress.search.latency_check.SECONDS", 0.05)
+    table, folder = measured
+    source = DeployedLatency(profiler.survey, Latency(), folder)
+    checked = check_latency(replace(profile, latency=table), source, Bench(profiler.task, profiler.space.sites, (), ()))
+    assert checked.latency is not None
+    assert len(checked.latency.checked) == 3
+    costs = CostModel(checked)
+    assert costs.metrics[-1] == "latency"
+    assert source.is_checked(profile.choices)
