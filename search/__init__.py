@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from ..evaluators.latency import Latency
 from ..spaces.metric import Metric
 from ..spaces.recipe import Recipe, Step
 from ..spaces.space import Space
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Front",
+    "Latency",
     "Measure",
     "Metric",
     "ParetoSampler",

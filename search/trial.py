@@ -28,7 +28,7 @@ from ..spaces.site import Site
 from ..spaces.stage import Stage
 from ..spaces.task import Task
 from .artifact import Saved, dumps, loads
-from .deployment import Deployment
+from .deployment import deployment
 from .layers import ModuleForm
 from .pareto import dominates
 from .racing import Heat, Race, Stop
@@ -117,20 +117,15 @@ class Bench:
         return loads(self.compress(Recipe(), 0)[0].data, self.task.model)
 
     @cached_property
-    def deployment(self) -> Deployment:
-        """Writes deployed files."""
-        return Deployment(self.task.example)
-
-    @cached_property
     def deployed_original(self) -> Callable[[], bytes]:
         """Writes the uncompressed model as a deployed file."""
-        return self.deployment.of(self.original, {})
+        return deployment(self.original, {}, self.task.example)
 
     def subject(self, model: nn.Module, encodings: Mapping[str, Encoding]) -> Subject:
         """Return a model that was loaded as what evaluators measure, on validation data."""
         return Subject(
             model, self.task, self.task.validation, baseline=self.original,
-            deploy=self.deployment.of(model, encodings), deploy_baseline=self.deployed_original,
+            deploy=deployment(model, encodings, self.task.example), deploy_baseline=self.deployed_original,
         )  # fmt: skip
 
     @cached_property
@@ -146,7 +141,7 @@ class Bench:
 
     def __getstate__(self) -> dict[str, object]:
         """Leave `original` and its file behind, and `reference` where it is large: a worker makes its own."""
-        left = {"original", "deployment", "deployed_original"}
+        left = {"original", "deployed_original"}
         if self.quality.metric.function is not ACCURACY.function:
             left.add("reference")
         return {k: v for k, v in vars(self).items() if k not in left}

@@ -23,7 +23,6 @@ from ..artifact import dumps, opened
 from ..calls import Pass
 from .export import Parity, compared
 from .onnx_file import to_onnx
-from .skeleton import Exporter
 
 #: Batches at which integer kernels are timed, and seconds for each.
 BATCHES, SECONDS = (1, 32), 1.0
@@ -86,11 +85,10 @@ def _culprits(task: Task) -> Iterator[str]:
 def _integers(task: Task, original: Session, inputs: tuple[Tensor, ...]) -> Finding:
     """Return how the model runs on integers here: all layers, 8-bit weights."""
     found: dict[int, tuple[Session, Parity]] = {}
-    exporter = Exporter()  # the two have one structure
     try:
         for bits in (8, SAFE_BITS):
             model, draft = _on_integers(task, bits)
-            session = Session(to_onnx(model, draft.encodings, task.example, exporter))
+            session = Session(to_onnx(model, draft.encodings, task.example))
             found[bits] = session, compared(model, session, inputs, True)
             layers = len(draft.integer)
             if found[bits][1].agreement is None or (found[bits][1].agreement or 0) >= AGREE:

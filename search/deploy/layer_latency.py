@@ -18,7 +18,6 @@ from ...evaluators.latency import Latency
 from ...spaces.choices import Choices, Setting
 from ...spaces.errors import PressError
 from ...spaces.recipe import Recipe
-from ..deployment import Deployment
 from ..effects import ON_INTEGERS, Effect, Survey
 from ..latency_source import LatencySource, Todo
 from ..latency_table import Border
@@ -42,7 +41,6 @@ class DeployedLatency(LatencySource):
     def __init__(self, survey: Survey, metric: Latency, folder: Path | None = None) -> None:
         super().__init__(survey, metric, folder)
         self._bench = Bench(survey.task, survey.sites, (), ())
-        self._deployment = Deployment(survey.task.example)
         self._layers = [path for path, module in survey.task.model.named_modules() if module._parameters and path]
 
     def estimate(self, steps: int) -> float:
@@ -62,8 +60,7 @@ class DeployedLatency(LatencySource):
         """Return the deployed file of a recipe's model."""
         saved, draft = self._bench.compress(recipe, 0)
         model = self._bench.reload(saved, draft)
-        graph = to_graph(model, draft.encodings, self.survey.task.example, self._deployment.exporter)
-        return marked(graph, self._layers)
+        return marked(to_graph(model, draft.encodings, self.survey.task.example), self._layers)
 
     def _beside(self, *files: Marked) -> list[Times]:
         inputs = at_batch(self.survey.task.example, self.metric.batch, device_of(self.survey.task.model))

@@ -34,7 +34,7 @@ def to_onnx(
     example
         The model's inputs, the batch first; the file takes any batch.
     exporter
-        Whoever writes many models of few structures has one for all of them.
+        Another one than that of this process and machine.
 
     Raises
     ------

@@ -1,14 +1,17 @@
 """What torch's exporter makes of a structure, to be filled with the weights of every model that has it.
 
-Exporting takes seconds, filling takes a fraction of one: one `Exporter` exports each structure once, whatever widths,
+Exporting takes seconds, filling takes a fraction of one: each structure is exported once on a machine, whatever widths,
 bits and weights its models have.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +21,12 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, fx, nn
 
+from ...compressors.activations import RoundedActivation
+from ...compressors.cache import cache_folder
+from ...compressors.shelf import Shelf
+from ...evaluators.onnx_session import Session
 from ..graph import write_graph
+from . import exporting, folding
 from .exporting import exported, plain
 from .folding import folded
 
@@ -26,6 +34,17 @@ Array = npt.NDArray[Any]
 
 #: Constructor arguments that say no more than how wide a layer is: the graph is the same.
 _WIDTHS = {"in_channels", "out_channels", "in_features", "out_features", "num_features", "num_embeddings"}
+#: Bytes of skeletons that a machine keeps.
+BOUND = 64 << 20
+#: What decides what becomes of a structure, besides itself.
+_VERSIONS = [
+    torch.__version__, onnx.__version__, version("onnxscript"),
+    *(hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in (exporting, folding)),
+]  # fmt: skip
+#: Outputs that differ by less, as a share of the largest, are the same; rounded activations may fall to either side.
+_SAME, _ROUNDED = 1e-3, 0.15
+#: The step of rounded activations that are no larger than 10 or so.
+_STEP = 0.04
 #: A constant of so many numbers that is no tensor of the model was computed from some.
 _COMPUTED = 16
 
@@ -45,6 +64,25 @@ class Skeleton:
     graph: bytes
     sources: Mapping[str, Source]
 
+    @classmethod
+    def of(cls, model: ir.Model, sources: Mapping[str, Source]) -> Skeleton:
+        """Return a graph's skeleton; its values are dropped."""
+        for name in sources:
+            model.graph.initializers[name].const_value = ir.tensor(np.zeros(0, np.float32), name=name)
+        return cls(ir.to_proto(model).SerializeToString(), sources)
+
+    def to_bytes(self) -> bytes:
+        """Return what `from_bytes` reads."""
+        sources = {name: [source.name, source.transposed] for name, source in self.sources.items()}
+        return json.dumps(sources).encode() + b"\0" + self.graph
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Skeleton:
+        """Read a skeleton; raises ValueError or the like if it is damaged."""
+        sources, _, graph = data.partition(b"\0")
+        onnx.load_from_string(graph)
+        return cls(graph, {str(n): Source(str(s), bool(t)) for n, (s, t) in json.loads(sources).items()})
+
     def filled(self, tensors: Mapping[str, Array]) -> ir.Model:
         """Return the graph with the values of a model."""
         model = ir.from_proto(onnx.load_from_string(self.graph))
@@ -56,11 +94,25 @@ class Skeleton:
         return model
 
 
-class Exporter:
-    """Exports models to ONNX, each structure once. Not for several threads at a time."""
+#: See `Exporter`. Without their values skeletons are small.
+_KNOWN: dict[str, Skeleton | None] = {}
 
-    def __init__(self) -> None:
-        self._known: dict[str, Skeleton | None] = {}
+
+class Exporter:
+    """Exports models to ONNX, each structure once. Not for several threads at a time.
+
+    Parameters
+    ----------
+    folder
+        Of all caches; by default this machine's.
+    memory
+        Digest of a structure -> its skeleton, None if it has none; by default this process's, for all exporters.
+    """
+
+    def __init__(self, folder: Path | None = None, memory: dict[str, Skeleton | None] | None = None) -> None:
+        folder = folder if folder is not None else cache_folder()
+        self._shelf = Shelf(folder / "structures", BOUND) if folder is not None else None
+        self._known = memory if memory is not None else _KNOWN
         #: How many times torch's exporter ran.
         self.runs = 0
 
@@ -79,7 +131,7 @@ class Exporter:
         flat = folded(model)
         key = _key(flat, example)
         if key not in self._known:
-            self._known[key] = self._skeleton(flat, example)
+            self._known[key] = self._recalled(key, flat, example)
         skeleton = self._known[key]
         return self._exported(flat, example) if skeleton is None else skeleton.filled(_tensors(plain(flat)))
 
@@ -87,8 +139,22 @@ class Exporter:
         self.runs += 1
         return exported(model, example)
 
+    def _recalled(self, key: str, model: fx.GraphModule, example: Sequence[Tensor]) -> Skeleton | None:
+        """Return the skeleton of a structure from disk, or export it and keep it there."""
+        data = self._shelf.read(key) if self._shelf is not None else None
+        if data is not None:
+            try:
+                return Skeleton.from_bytes(data) if data else None
+            except Exception:  # damaged
+                assert self._shelf is not None
+                self._shelf.discard(key)
+        found = self._skeleton(model, example)
+        if self._shelf is not None:
+            self._shelf.write(key, found.to_bytes() if found is not None else b"")
+        return found
+
     def _skeleton(self, model: fx.GraphModule, example: Sequence[Tensor]) -> Skeleton | None:
-        """Return the skeleton of a structure, or None if some constant is computed from the weights.
+        """Return the skeleton of a structure, or None if some constant seems to be computed from the weights.
 
         It is made with random weights, so that no two tensors are equal by chance and none is all zeros: the exporter
         would take them for one, or for nothing.
@@ -108,7 +174,8 @@ class Exporter:
                 return None
         if {s.name for s in sources.values()} != {n for n, a in tensors.items() if a.size}:
             return None
-        return Skeleton(ir.to_proto(graph).SerializeToString(), sources)
+        found = Skeleton.of(graph, sources)
+        return found if _holds(found, model, example) else None
 
 
 def _key(model: fx.GraphModule, example: Sequence[Tensor]) -> str:
@@ -119,7 +186,8 @@ def _key(model: fx.GraphModule, example: Sequence[Tensor]) -> str:
         for path, (kind, arguments) in structure["modules"].items()
     }
     inputs = [[str(x.dtype), list(x.shape[1:])] for x in example]
-    return json.dumps([structure["nodes"], modules, inputs])
+    content = json.dumps([_VERSIONS, structure["nodes"], modules, inputs])
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _tensors(model: nn.Module) -> dict[str, Array]:
@@ -141,6 +209,25 @@ def _randomise(model: nn.Module) -> None:
             tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
         elif tensor.dtype != torch.bool:
             tensor.copy_(torch.full(tensor.shape, number % 251 + 1))
+
+
+@torch.no_grad()
+def _holds(skeleton: Skeleton, model: fx.GraphModule, example: Sequence[Tensor]) -> bool:
+    """Whether a skeleton computes what its structure does with other values than those that it was made with."""
+    probe = folded(model)
+    generator = torch.Generator().manual_seed(1)
+    for tensor in [*probe.parameters(), *probe.buffers()]:
+        if tensor.is_floating_point() and tensor.ndim > 1:  # of a size that keeps numbers what they are, layer by layer
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * (2 / tensor[0].numel()) ** 0.5)
+        elif tensor.is_floating_point():
+            values = torch.rand(tensor.shape, generator=generator) + 0.5
+            tensor.copy_(values if tensor.ndim else _STEP * values)
+    inputs = tuple(x.cpu() for x in example)
+    expected = probe(*(x.clone() for x in inputs))
+    filled: Any = ir.to_proto(skeleton.filled(_tensors(plain(probe))))
+    found = torch.from_numpy(Session(filled.SerializeToString())(*(x.numpy() for x in inputs)))
+    same = _ROUNDED if any(isinstance(m, RoundedActivation) for m in model.modules()) else _SAME
+    return bool((found - expected).abs().max() <= same * expected.abs().max())
 
 
 def _source(name: str, array: Array, tensors: Mapping[str, Array]) -> Source | None:

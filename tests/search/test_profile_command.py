@@ -82,7 +82,7 @@ def test_latency_is_timed_on_request(
     assert err.startswith("all 7 single steps are known")
     assert "; how long the layers take, " in err
     assert "; a check on 8 recipes, " in err
-    assert "latency: measured per layer at batch 1; its prediction was off by " in out
+    assert "latency: measured per layer (ONNX Runtime, batch 1, 1 thread); its prediction was off by " in out
     assert " % (median of 8 recipes)" in out
     assert "of the time in percent" in out
     data = json.loads((place / "d/profile.json").read_text())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
@@ -57,7 +60,7 @@ def test_batch_norms_are_folded_where_nothing_else_reads() -> None:
 
 def test_other_weights_and_widths_share_the_export() -> None:
     """Three models of one structure: torch's exporter runs once, and each computes what it should."""
-    exporter = Exporter()
+    exporter = Exporter(memory={})
     for model in (net(0), net(1), net(2, width=4)):
         session = Session(to_onnx(model, {}, (X[:1],), exporter))
         assert torch.allclose(torch.from_numpy(session(X.numpy())), model(X), atol=1e-4)
@@ -66,7 +69,7 @@ def test_other_weights_and_widths_share_the_export() -> None:
 
 def test_tensors_that_are_equal_by_chance_stay_apart() -> None:
     """Biases that are all zero in the first model and aren't in the second don't become one constant."""
-    exporter = Exporter()
+    exporter = Exporter(memory={})
     for model in (net(0, bias=0.0, weight=1.0), net(1)):
         session = Session(to_onnx(model, {}, (X[:1],), exporter))
         assert torch.allclose(torch.from_numpy(session(X.numpy())), model(X), atol=1e-4)
@@ -80,9 +83,45 @@ def test_another_structure_is_exported_anew() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).tanh()
 
-    exporter = Exporter()
+    exporter = Exporter(memory={})
     torch.manual_seed(0)
     for model in (net(0), fx.symbolic_trace(Other(6).eval())):
         session = Session(to_onnx(model, {}, (X[:1],), exporter))
         assert torch.allclose(torch.from_numpy(session(X.numpy())), model(X), atol=1e-4)
     assert exporter.runs == 2
+
+
+def test_structures_are_remembered_on_disk(tmp_path: Path) -> None:
+    """Another process, and the next search, don't export again; a damaged file is exported anew."""
+    wanted = to_onnx(net(0), {}, (X[:1],), Exporter(tmp_path, {}))
+    again = Exporter(tmp_path, {})
+    assert to_onnx(net(0), {}, (X[:1],), again) == wanted
+    assert again.runs == 0
+    [file] = tmp_path.rglob("*.safetensors")
+    assert len(file.read_bytes()) < 16_000
+    file.write_bytes(file.read_bytes()[:-100])
+    anew = Exporter(tmp_path, {})
+    assert to_onnx(net(0), {}, (X[:1],), anew) == wanted
+    assert anew.runs == 1
+    assert file.stat().st_size > 0
+
+
+@pytest.mark.parametrize("width", [4, 40])
+def test_structure_without_a_skeleton_is_remembered_as_one(tmp_path: Path, width: int) -> None:
+    """A constant that the exporter computed from weights, however small, is no other model's: each is exported."""
+
+    class Computed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(width, width)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x) * self.fc.weight.exp().sum(1)
+
+    first, second = Exporter(tmp_path, {}), Exporter(tmp_path, {})
+    for seed, exporter in enumerate((first, second)):
+        torch.manual_seed(seed)
+        model, x = fx.symbolic_trace(Computed().eval()), torch.randn(3, width)
+        found = torch.from_numpy(Session(to_onnx(model, {}, (x,), exporter))(x.numpy()))
+        assert torch.allclose(found, model(x), rtol=1e-4, atol=1e-4)
+    assert (first.runs, second.runs) == (2, 1)
