@@ -14,8 +14,8 @@ from .latency_source import LatencySource
 from .sensitivity import Profile
 from .trial import Bench
 
-#: Recipes that are timed, those that are tried for it, and the seconds for one (of the evaluator, which may take more).
-RECIPES, TRIED, SECONDS = 8, 16, 0.3
+#: Recipes that are timed, and the seconds for one (of the evaluator, which may take more).
+RECIPES, SECONDS = 8, 0.3
 #: How often a block stays that might go: of a model without blocks nothing is left to be predicted.
 _KEPT = 0.7
 
@@ -25,7 +25,7 @@ def estimate_latency_check(saving: float) -> float:
     return RECIPES * (4 * SECONDS + 2 * saving)
 
 
-def check_latency(profile: Profile, layers: LatencySource, bench: Bench) -> Profile:
+def check_latency(profile: Profile, layers: LatencySource, bench: Bench, recipes: int | None = None) -> Profile:
     """Return a profile whose latency table knows how far it is off.
 
     Recipes are drawn at random, from hardly compressed to compressed everywhere. Their models are read back from files
@@ -39,6 +39,8 @@ def check_latency(profile: Profile, layers: LatencySource, bench: Bench) -> Prof
         That measured the table.
     bench
         Of the same task and space.
+    recipes
+        How many are timed, `RECIPES` by default; twice as many are tried, for some can't be applied.
     """
     table = profile.latency
     if table is None or table.checked:
@@ -46,8 +48,9 @@ def check_latency(profile: Profile, layers: LatencySource, bench: Bench) -> Prof
     costs, metric = CostModel(profile), layers.metric.but(seconds=SECONDS)
     place = costs.metrics.index(table.metric)
     checked: list[tuple[float, float]] = []
-    for genome in _drawn(profile.choices):
-        if len(checked) == RECIPES:
+    wanted = recipes if recipes is not None else RECIPES
+    for genome in _drawn(profile.choices, wanted):
+        if len(checked) == wanted:
             break
         try:
             saved, draft = bench.compress(profile.choices.recipe(genome), 0)
@@ -61,12 +64,12 @@ def check_latency(profile: Profile, layers: LatencySource, bench: Bench) -> Prof
     return replace(profile, latency=replace(table, checked=tuple(checked)))
 
 
-def _drawn(choices: Choices) -> Iterator[Genomes]:
+def _drawn(choices: Choices, wanted: int) -> Iterator[Genomes]:
     """Yield different genomes without training, none of them empty."""
     random = np.random.default_rng(0)
     stages = np.array([d.stage for d in choices.decisions])
     seen = {bytes(8 * len(choices))}
-    for strength in np.tile(np.linspace(0.1, 1.0, RECIPES), TRIED // RECIPES):
+    for strength in np.tile(np.linspace(0.1, 1.0, wanted), 2):
         genome = np.where(random.random(len(choices)) < strength, random.integers(choices.counts), 0)
         genome[stages == Stage.RECOVERY] = 0
         genome[(stages == Stage.TOPOLOGY) & (random.random(len(choices)) < _KEPT)] = 0

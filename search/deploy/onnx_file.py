@@ -15,6 +15,8 @@ from .weights import Weight, pack_weights
 
 #: The oldest format that has all operators in use: INT8 kernels' QDQ, BitwiseAnd, dynamic batch.
 IR_VERSION = 10
+#: Attributes of convolutions and pools whose numbers are all this, if they aren't given.
+_USUAL = {"strides": 1, "dilations": 1, "pads": 0}
 
 
 def to_onnx(
@@ -63,7 +65,9 @@ def to_graph(
 
 
 def _slim(model: ir.Model) -> bytes:
-    """Return the bytes of a model without what no runtime reads: where nodes came from, shapes between them, names."""
+    """Return the bytes of a model without what no runtime reads: where nodes came from, shapes between them, names, and
+    what goes without saying.
+    """
     graph = model.graph
     kept = {*graph.inputs, *graph.outputs}
     number = 0
@@ -78,17 +82,33 @@ def _slim(model: ir.Model) -> bytes:
                 value.name, number = f"_{_short(number)}", number + 1
     for value in (*kept, *graph.initializers.values()):
         value.metadata_props.clear()
+    for value in list(graph.initializers.values()):
+        if value not in kept:
+            value.name, number = f"_{_short(number)}", number + 1
     graph.metadata_props.clear()
     graph.doc_string = None
     model.metadata_props.clear()
     model.ir_version = IR_VERSION
     proto: Any = ir.to_proto(model)
     del proto.graph.value_info[:]
+    version = next(entry.version for entry in proto.opset_import if not entry.domain)
     for node in proto.graph.node:
         node.ClearField("name")
+        given = [a for a in node.attribute if not _goes_without_saying(node.op_type, a, version)]
+        del node.attribute[:]
+        node.attribute.extend(given)
     onnx.checker.check_model(proto)
     data: bytes = proto.SerializeToString()
     return data
+
+
+def _goes_without_saying(kind: str, attribute: onnx.AttributeProto, version: int) -> bool:
+    """Whether an attribute of an operator has the value that it has where it is left out."""
+    value = onnx.helper.get_attribute_value(attribute)
+    if attribute.name in _USUAL and all(x == _USUAL[attribute.name] for x in value):
+        return True
+    default = onnx.defs.get_schema(kind, version).attributes[attribute.name].default_value
+    return bool(default.type) and bool(onnx.helper.get_attribute_value(default) == value)
 
 
 def _short(number: int) -> str:

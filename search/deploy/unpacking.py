@@ -7,6 +7,8 @@ and a plain tensor in memory, as fast as one that was never packed. All operator
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -40,8 +42,8 @@ class Workbench:
         self._nodes: list[ir.Node] = []
         self._known: dict[Any, ir.Value] = {}
         self._made = 0
-        #: Bits -> numbers that are stored together, and where they are wanted.
-        self._pools: dict[int, list[tuple[npt.NDArray[np.uint8], ir.Value]]] = {}
+        #: Bits, and whether half of the range goes off -> numbers that are stored together, and where they are wanted.
+        self._pools: dict[tuple[int, bool], list[tuple[npt.NDArray[np.uint8], ir.Value]]] = {}
 
     def constant(self, array: Array) -> ir.Value:
         """Return a value that holds an array."""
@@ -79,23 +81,43 @@ class Workbench:
     def finish(self) -> None:
         """Put the nodes into the graph."""
         wanted, self._nodes = self._nodes, []
-        for bits, pool in self._pools.items():
-            whole = self._unpacked(np.concatenate([values for values, _ in pool]), bits)
-            lengths = self.constant(np.array([len(values) for values, _ in pool], dtype=np.int64))
-            parts = [value for _, value in pool]
-            self._nodes.append(ir.Node("", "Split", [whole, lengths], [ir.AttrInt64("axis", 0)], outputs=parts))
+        for (bits, signed), pool in self._pools.items():
+            pool.sort(key=lambda wanted: wanted[0].shape[1:])  # rows of one shape stand together
+            whole = self._unpacked(np.concatenate([values.reshape(-1) for values, _ in pool]), bits)
+            if signed:
+                middle = self.constant(np.array(1 << (bits - 1), np.int32))
+                whole = self.cast(self.node("Sub", self.cast(whole, ir.DataType.INT32), middle), ir.DataType.INT8)
+            alike = [list(same) for _, same in groupby(pool, key=lambda wanted: wanted[0].shape[1:])]
+            sizes = [sum(values.size for values, _ in same) for same in alike]
+            parts = [ir.Value(name=f"{whole.name}_{n}") for n in range(len(alike))]
+            for same, part in zip(alike, self._split(whole, sizes, parts) if len(alike) > 1 else [whole]):
+                self._rows(part, same)
         self.graph.insert_before(next(iter(self.graph)), [*self._nodes, *wanted])
         self._nodes, self._pools = [], {}
 
+    def _rows(self, whole: ir.Value, wanted: Sequence[tuple[npt.NDArray[np.uint8], ir.Value]]) -> None:
+        """Cut numbers into tensors whose rows have the same shape."""
+        rest = wanted[0][0].shape[1:]
+        if rest:
+            whole = self.shaped(whole, -1, *rest)
+        self._split(whole, [len(values) for values, _ in wanted], [value for _, value in wanted])
+
+    def _split(self, whole: ir.Value, lengths: Sequence[int], parts: Sequence[ir.Value]) -> Sequence[ir.Value]:
+        """Let values be so many rows of another each, one after the other; return them."""
+        sizes = self.constant(np.array(lengths, dtype=np.int64))
+        self._nodes.append(ir.Node("", "Split", [whole, sizes], [ir.AttrInt64("axis", 0)], outputs=parts))
+        return parts
+
     # --- numbers -------------------------------------------------------------------------------------------
 
-    def numbers(self, values: npt.NDArray[np.uint8], bits: int) -> ir.Value:
-        """Return (n,) whole numbers below ``2 ** bits`` as uint8, stored at so many bits each.
+    def numbers(self, values: npt.NDArray[np.uint8], bits: int, signed: bool = False) -> ir.Value:
+        """Return whole numbers below ``2 ** bits`` as uint8, in their own shape and stored at so many bits each; as
+        int8 and less half of that if ``signed``.
 
         All numbers of as many bits are one constant: to unpack each by itself takes as many bytes as a small layer.
         """
-        pool = self._pools.setdefault(bits, [])
-        value = ir.Value(name=f"numbers_{bits}_{len(pool)}")
+        pool = self._pools.setdefault((bits, signed), [])
+        value = ir.Value(name=f"numbers_{bits}_{signed:d}_{len(pool)}")
         pool.append((values, value))
         return value
 
@@ -141,12 +163,9 @@ class Workbench:
 
     def codes(self, portable: Portable) -> ir.Value:
         """Return (n,) codes as uint8 in the smaller of two layouts: all of them, or those that aren't the commonest."""
-        flat = portable.codes.reshape(-1)
-        commonest = int(np.bincount(flat).argmax())
-        keep = flat != commonest
-        whole, part = len(flat) * portable.bits, len(flat) + int(keep.sum()) * portable.bits
-        if keep.any() and part + 8 * _SPARSE < whole:
-            return self.sparse(flat, keep, portable.bits, commonest)
+        flat, commonest = portable.codes.reshape(-1), _mostly(portable)
+        if commonest is not None:
+            return self.sparse(flat, flat != commonest, portable.bits, commonest)
         return self.numbers(flat, portable.bits)
 
     # --- tensors -------------------------------------------------------------------------------------------
@@ -198,7 +217,9 @@ class Workbench:
         flat = self.shaped(wide, channels, groups * group)
         return flat if groups * group == rest else self.first(flat, rest, 1)
 
-    def integers(self, portable: Portable, factor: npt.NDArray[np.float32] | None) -> tuple[ir.Value, Array]:
+    def integers(
+        self, portable: Portable, factor: npt.NDArray[np.float32] | None, transposed: bool
+    ) -> tuple[ir.Value, Array]:
         """Return a symmetric weight as int8, and the positive scale of each channel.
 
         Parameters
@@ -207,17 +228,35 @@ class Workbench:
             The weight, one scale a channel and the same zero everywhere.
         factor
             (channels,) what each channel is multiplied with besides, or None; where it is negative, codes change sign.
+        transposed
+            Whether the weight, which is a matrix then, is wanted the other way round.
         """
         assert portable.scale is not None
         assert portable.zero is not None
         middle = int(portable.zero.flat[0])
         scale = portable.scale[:, 0] * (1 if factor is None else factor)
         signs = np.where(scale < 0, -1, 1).astype(np.int32).reshape(-1, *[1] * (portable.codes.ndim - 1))
+        plain = (portable.codes.astype(np.int32) - middle) * signs
+        if transposed:
+            plain = plain.T
         if portable.bits == 8:
-            plain = (portable.codes.astype(np.int32) - middle) * signs
             return self.constant(np.clip(plain, -128, 127).astype(np.int8)), np.abs(scale)
+        if _mostly(portable) is None and plain.max() < middle:
+            return self.numbers((plain + middle).astype(np.uint8), portable.bits, signed=True), np.abs(scale)
         whole = self.cast(self.codes(portable), ir.DataType.INT32)
         levels = self.node("Sub", self.shaped(whole, *portable.codes.shape), self.constant(np.array(middle, np.int32)))
         if (signs < 0).any():
             levels = self.node("Mul", levels, self.constant(signs))
+        if transposed:
+            levels = self.node("Transpose", levels, perm=[1, 0])
         return self.cast(levels, ir.DataType.INT8), np.abs(scale)
+
+
+def _mostly(portable: Portable) -> int | None:
+    """Return the code that is so common that a weight is smaller without it, or None."""
+    flat = portable.codes.reshape(-1)
+    counts = np.bincount(flat)
+    commonest = int(counts.argmax())
+    others = len(flat) - int(counts[commonest])
+    smaller = len(flat) + others * portable.bits + 8 * _SPARSE < len(flat) * portable.bits
+    return commonest if others and smaller else None

@@ -122,9 +122,7 @@ def _replace(bench: Workbench, found: Found, portable: Portable) -> None:
     symmetric = portable.group == 0 and portable.zero is not None and bool(np.all(portable.zero == middle))
     for use in list(found.value.uses()):
         if symmetric and _on_integers(use.node, use.idx):
-            codes, scale = bench.integers(portable, found.factor)
-            if found.transposed:
-                codes = bench.node("Transpose", codes, perm=[1, 0])
+            codes, scale = bench.integers(portable, found.factor, found.transposed)
             axis = 1 if found.transposed else 0
             steps = bench.constant(scale.astype(np.float32))
             zeros = bench.constant(np.zeros(len(scale), dtype=np.int8))  # a Gemm without them is left in fp32

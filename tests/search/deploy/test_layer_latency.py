@@ -99,7 +99,7 @@ def test_every_setting_that_changes_the_work_is_in_the_table(
     """Channels, rank and integers are timed, not guessed; fewer channels take less of their own layers' time."""
     table, _ = measured
     assert set(table.units) == {"stem", "block.a", "block.b", "fc"}
-    assert 0.5 < sum(table.units.values()) <= 1
+    assert 0.5 < sum(table.units.values()) <= 1.000001
     timed = {key for name in ("channels", "svd", "int8", "depth") for key in keys(profile, name)}
     assert table.left.keys() == timed
     assert not table.guessed
