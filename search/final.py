@@ -11,6 +11,7 @@ from typing import Any
 from ..evaluators.accuracy import Quality
 from ..evaluators.base import Evaluator, Measurement, Subject, evaluators
 from .artifact import FILE, load
+from .card import write_cards
 from .front import Point
 from .pareto import compressed
 from .result import Objective, Result
@@ -61,6 +62,8 @@ def conclude(
         assert point.path is not None
         text = json.dumps(point_json(point, point.path.parent), indent=1)
         write_atomically(point.path / "metrics.json", text.encode())
+    split = "test" if bench.task.test is not None else "validation"
+    write_cards(bench, base, points, split)
     old = folder / "front.old"
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
@@ -68,7 +71,7 @@ def conclude(
     fresh.rename(final)
     shutil.rmtree(old, ignore_errors=True)
     moved = tuple(Point(p.id, p.result, p.final, final / str(p.id), p.flags) for p in points)
-    return base, moved, "test" if bench.task.test is not None else "validation"
+    return base, moved, split
 
 
 def _point(bench: Bench, number: int, result: Result, store: Store, folder: Path, base: Point | None) -> Point:
