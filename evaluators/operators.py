@@ -181,19 +181,19 @@ _FREE = frozenset(
     _pack_padded_sequence _pad_packed_sequence _shape_as_tensor _unsafe_view adaptive_avg_pool1d
     adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d affine_grid_generator
     alpha_dropout arange argsort atleast_1d atleast_2d atleast_3d avg_pool1d avg_pool2d avg_pool3d bernoulli
-    block_diag broadcast_tensors bucketize cat channel_shuffle col2im complex concat concatenate
-    constant_pad_nd copy cummax cummin cumprod cumsum diag diag_embed divide dropout embedding embedding_bag
-    empty empty_like eye feature_alpha_dropout feature_dropout fft_fftshift fft_ifftshift fill flip fliplr
-    flipud floor_divide full full_like gather gelu glu hardswish hstack im2col index index_add index_copy
-    index_fill index_put index_select is_nonzero item linspace log_sigmoid log_softmax masked_scatter
-    masked_select max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d
-    max_unpool2d max_unpool3d median meshgrid multinomial multiply negative new_empty new_full new_ones
-    new_zeros nonzero normal numel one_hot ones ones_like pad pixel_shuffle pixel_unshuffle polar prelu rand
-    rand_like randint randn randn_like randperm reflection_pad1d reflection_pad2d reflection_pad3d repeat
-    repeat_interleave replication_pad1d replication_pad2d replication_pad3d roll rot90 rrelu scalar_tensor
-    scatter scatter_add searchsorted softmax sort stack subtract take take_along_dim tensor tile topk
-    trapezoid tril tril_indices triu triu_indices unsafe_chunk unsafe_split unsafe_split_with_sizes
-    upsample_nearest1d upsample_nearest3d vstack zeros zeros_like
+    block_diag broadcast_tensors bucketize cat channel_shuffle col2im complex concat concatenate constant_pad_nd
+    copy cummax cummin cumprod cumsum diag diag_embed divide dropout embedding embedding_bag empty empty_like
+    eye fake_quantize_per_tensor_affine feature_alpha_dropout feature_dropout fft_fftshift fft_ifftshift fill
+    flip fliplr flipud floor_divide full full_like gather gelu glu hardswish hstack im2col index index_add
+    index_copy index_fill index_put index_select is_nonzero item linspace log_sigmoid log_softmax masked_scatter
+    masked_select max_pool1d max_pool1d_with_indices max_pool2d max_pool2d_with_indices max_pool3d max_unpool2d
+    max_unpool3d median meshgrid multinomial multiply negative new_empty new_full new_ones new_zeros nonzero
+    normal numel one_hot ones ones_like pad pixel_shuffle pixel_unshuffle polar prelu rand rand_like randint
+    randn randn_like randperm reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave
+    replication_pad1d replication_pad2d replication_pad3d roll rot90 rrelu scalar_tensor scatter scatter_add
+    searchsorted softmax sort stack subtract take take_along_dim tensor tile topk trapezoid tril tril_indices
+    triu triu_indices unsafe_chunk unsafe_split unsafe_split_with_sizes upsample_nearest1d upsample_nearest3d
+    vstack zeros zeros_like
     """.split()  # noqa: SIM905 - two hundred quoted words are no easier to read
 )
 _FREE_TAGS = (torch.Tag.pointwise, torch.Tag.reduction)
