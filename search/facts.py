@@ -140,6 +140,7 @@ def facts_of(task: Task, space: Space, plan: Plan, trials: int, slots: int, cloc
         "budget": budget,
         "trials": trials,
         "slots": slots,
+        "threads": max(1, int(plan.resources.cpus)),
         "seconds": {phase: round(seconds, 3) for phase, seconds in clock.seconds.items()},
         "space": repr(space),
         "task": task.source or "a script",
