@@ -135,8 +135,11 @@ def _places(graph: ir.Graph, name: str, dense: Array) -> Iterator[Found]:
         array = value.const_value.numpy()
         for transposed in (False, True) if dense.ndim == 2 else (False,):
             own = array.T if transposed else array
-            if own.shape == dense.shape and (factor := _factor(own, dense)) is not None:
-                yield Found(value, None if (factor == 1).all() else factor, transposed)
+            factor = _factor(own, dense) if own.shape == dense.shape else None
+            same = factor is not None and bool((factor == 1).all())
+            # Channels of a single number are times a factor what any other numbers are: that proves nothing.
+            if factor is not None and (same or value is named or dense.size > len(dense)):
+                yield Found(value, None if same else factor, transposed)
                 break
 
 

@@ -59,7 +59,7 @@ def compared(draft: Draft, x: Tensor, folder: Path) -> tuple[float, Counter[str]
 
 @pytest.mark.parametrize("bits", [5, 2])
 def test_small_integer_layers_keep_their_own_grid(bits: int, tmp_path: Path) -> None:
-    """A layer of a few weights is stored as integers too: floats would be rounded by the runtime, all channels alike."""
+    """A layer of a few weights is stored as integers too: a runtime would round floats, all channels alike."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU(), nn.Linear(7, 4))
     x = torch.randn(64, 6)
@@ -128,3 +128,22 @@ def test_the_bias_of_a_channel_without_weights_is_exact(tmp_path: Path) -> None:
     assert sum(isinstance(module, RoundedActivation) for module in draft.model.modules()) == 2
     difference, _ = compared(draft, x, tmp_path)
     assert difference < 1e-5
+
+
+def test_factors_of_rank_one_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    """Any column is a multiple of any other in each channel: only the constant of the same numbers is the weight."""
+
+    class Thin(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.column, self.row, self.third = nn.Linear(1, 8), nn.Linear(8, 1, bias=False), nn.Linear(1, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.third(self.row(self.column(x))).mean(1)
+            return out
+
+    torch.manual_seed(0)
+    x = torch.randn(16, 5, 1)
+    draft = compressed(Thin(), x, *(Step.of(layer, "int8", bits=6) for layer in ("column", "row", "third")))
+    difference, _ = compared(draft, x, tmp_path)
+    assert difference < 0.02
