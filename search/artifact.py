@@ -244,6 +244,20 @@ def opened(data: bytes, model: nn.Module | Callable[[], nn.Module] | None = None
     return Opened(loaded.eval(), encodings, example)
 
 
+def needs_class(data: bytes) -> str:
+    """Return why a file needs the original's class, or "" if it holds the whole model.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is damaged, or from a newer version.
+    """
+    structure = container.read(data)[0].get("structure")
+    if not isinstance(structure, dict) or structure.get("kind") != "edits":
+        return ""
+    return str(structure.get("reason") or "the file doesn't say why")
+
+
 def _example(dtype: Any, shape: Any) -> Tensor:
     """Return an empty batch of one."""
     if dtype not in _INPUTS or len(shape) > _MAX_DIMENSIONS or not all(isinstance(d, int) and d >= 0 for d in shape):

@@ -31,6 +31,7 @@ from .report.data import write_report
 from .report.profile_data import write_profile
 from .saved import load_front
 from .tables import front_table, metrics_table, point_table, techniques_table
+from .verify import command as verify
 
 app = typer.Typer(
     name="paretopress",
@@ -246,6 +247,7 @@ def techniques() -> None:
     _out.print(metrics_table())
 
 
+app.command("verify")(verify)
 app.command()(deploy.export)
 app.command()(deploy.bench)
 app.command()(deploy.doctor)

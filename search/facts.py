@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from ..spaces.space import Space
@@ -80,6 +81,30 @@ def _work(front: Front) -> str:
     )
 
 
+def machine() -> str:
+    """Return what figures that depend on the machine were measured on."""
+    return ", ".join(
+        part
+        for part in (
+            _processor(),
+            platform.machine(),
+            platform.system(),
+            f"Python {platform.python_version()}",
+        )
+        if part
+    )
+
+
+def _processor() -> str:
+    """Return the processor's name; "" where the system doesn't tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor()
+
+
 def limits_of(plan: Plan) -> str:
     """Return the constraints as text."""
     return "; ".join(c.text for c in plan.constraints)
@@ -115,10 +140,11 @@ def facts_of(task: Task, space: Space, plan: Plan, trials: int, slots: int, cloc
         "budget": budget,
         "trials": trials,
         "slots": slots,
+        "threads": max(1, int(plan.resources.cpus)),
         "seconds": {phase: round(seconds, 3) for phase, seconds in clock.seconds.items()},
         "space": repr(space),
         "task": task.source or "a script",
-        "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+        "machine": machine(),
         "sites": [replace(site, slices=()).to_json() for site in space.sites.values()],
         "versions": {name: version(name) for name in ("paretopress", "torch", "optuna", "ray")},
     }

@@ -15,6 +15,7 @@ from ..evaluators.latency import Latency
 from ..evaluators.onnx_session import Session
 from ..spaces.errors import ArtifactError
 from .artifact import FILE, opened
+from .card import write_cards
 from .front import Point
 from .pareto import compressed
 from .result import Objective, Result
@@ -71,6 +72,8 @@ def conclude(
         assert point.path is not None
         text = json.dumps(point_json(point, point.path.parent), indent=1)
         write_atomically(point.path / "metrics.json", text.encode())
+    split = "test" if bench.task.test is not None else "validation"
+    write_cards(bench, base, points, split)
     old = folder / "front.old"
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
@@ -78,7 +81,7 @@ def conclude(
     fresh.rename(final)
     shutil.rmtree(old, ignore_errors=True)
     moved = tuple(Point(p.id, p.result, p.final, final / str(p.id), p.flags) for p in points)
-    return base, moved, "test" if bench.task.test is not None else "validation"
+    return base, moved, split
 
 
 def _possible(bench: Bench, columns: Sequence[Evaluator]) -> list[Evaluator]:

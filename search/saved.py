@@ -8,6 +8,7 @@ from typing import Any
 
 from ..evaluators.base import Measurement
 from ..spaces.errors import RunError
+from .facts import counted
 from .front import Front, Point
 from .journal import read
 from .result import Objective, Result
@@ -86,7 +87,8 @@ def load_front(folder: Path) -> tuple[Front, dict[str, Any]]:
         about = dict(data["about"])
     except FileNotFoundError:
         raise RunError(
-            f"{folder}: the run has {len(lines)} trials but no front yet. Finish it with: paretopress resume {folder}"
+            f"{folder}: the run has {counted(len(lines), 'trial')} but no front yet. "
+            f"Finish it with: paretopress resume {folder}"
         ) from None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise RunError(f"{path}: can't be read ({error}). Write it again with: paretopress resume {folder}") from error

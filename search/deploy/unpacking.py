@@ -26,6 +26,8 @@ _FIELDS = (8, 4, 2, 1)
 _SPARSE = 300
 #: So few numbers aren't worth a node that makes them fp32 again.
 _HALVES = 32
+#: So few codes aren't worth the nodes that unpack them.
+_FEW = 64
 
 
 class Workbench:
@@ -217,29 +219,25 @@ class Workbench:
         flat = self.shaped(wide, channels, groups * group)
         return flat if groups * group == rest else self.first(flat, rest, 1)
 
-    def integers(
-        self, portable: Portable, factor: npt.NDArray[np.float32] | None, transposed: bool
-    ) -> tuple[ir.Value, Array]:
+    def integers(self, portable: Portable, transposed: bool) -> tuple[ir.Value, Array]:
         """Return a symmetric weight as int8, and the positive scale of each channel.
 
         Parameters
         ----------
         portable
-            The weight, one scale a channel and the same zero everywhere.
-        factor
-            (channels,) what each channel is multiplied with besides, or None; where it is negative, codes change sign.
+            The weight, one scale a channel and the same zero everywhere. Where a scale is negative, codes change sign.
         transposed
             Whether the weight, which is a matrix then, is wanted the other way round.
         """
         assert portable.scale is not None
         assert portable.zero is not None
         middle = int(portable.zero.flat[0])
-        scale = portable.scale[:, 0] * (1 if factor is None else factor)
+        scale = portable.scale[:, 0]
         signs = np.where(scale < 0, -1, 1).astype(np.int32).reshape(-1, *[1] * (portable.codes.ndim - 1))
         plain = (portable.codes.astype(np.int32) - middle) * signs
         if transposed:
             plain = plain.T
-        if portable.bits == 8:
+        if portable.bits == 8 or portable.codes.size < _FEW:
             return self.constant(np.clip(plain, -128, 127).astype(np.int8)), np.abs(scale)
         if _mostly(portable) is None and plain.max() < middle:
             return self.numbers((plain + middle).astype(np.uint8), portable.bits, signed=True), np.abs(scale)

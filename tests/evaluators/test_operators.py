@@ -7,8 +7,11 @@ from paretopress.evaluators.operators import HANDLERS, without_macs
 
 @pytest.mark.parametrize(
     "operator",
-    ["add", "add_", "mul", "sigmoid_", "softmax", "mean", "max_pool2d", "view", "embedding", "hardswish_", "Float"],
-)
+    [
+        "add", "add_", "mul", "sigmoid_", "softmax", "mean", "max_pool2d", "view", "embedding", "hardswish_", "Float",
+        "fake_quantize_per_tensor_affine",
+    ],
+)  # fmt: skip
 def test_arithmetic_without_accumulation_is_free(operator: str) -> None:
     """Element-wise operators, reductions, pooling and views must not be reported as unknown work."""
     assert without_macs(f"aten::{operator}")
