@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from string import ascii_letters, digits
 from typing import Any
 
 import onnx
@@ -15,6 +16,7 @@ from .weights import Weight, pack_weights
 
 #: The oldest format that has all operators in use: INT8 kernels' QDQ, BitwiseAnd, dynamic batch.
 IR_VERSION = 10
+_DIGITS = ascii_letters + digits
 #: Attributes of convolutions and pools whose numbers are all this, if they aren't given.
 _USUAL = {"strides": 1, "dilations": 1, "pads": 0}
 
@@ -79,12 +81,12 @@ def _slim(model: ir.Model) -> bytes:
             value.metadata_props.clear()
             if value not in kept:
                 value.shape = value.type = None
-                value.name, number = f"_{_short(number)}", number + 1
+                value.name, number = _short(number), number + 1
     for value in (*kept, *graph.initializers.values()):
         value.metadata_props.clear()
     for value in list(graph.initializers.values()):
         if value not in kept:
-            value.name, number = f"_{_short(number)}", number + 1
+            value.name, number = _short(number), number + 1
     graph.metadata_props.clear()
     graph.doc_string = None
     model.metadata_props.clear()
@@ -112,9 +114,10 @@ def _goes_without_saying(kind: str, attribute: onnx.AttributeProto, version: int
 
 
 def _short(number: int) -> str:
-    """Return a whole number in few letters."""
-    digits = "0123456789abcdefghijklmnopqrstuvwxyz"
-    out = digits[number % 36]
-    while number := number // 36:
-        out = digits[number % 36] + out
-    return out
+    """Return a name of few letters, another one for each number."""
+    number, first = divmod(number, len(ascii_letters))
+    name = ascii_letters[first]
+    while number:
+        number, digit = divmod(number - 1, len(_DIGITS))
+        name += _DIGITS[digit]
+    return name

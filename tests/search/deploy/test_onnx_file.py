@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from paretopress.compressors.draft import Draft
 from paretopress.search import Recipe, Space, Task
-from paretopress.search.deploy.onnx_file import to_onnx
+from paretopress.search.deploy.onnx_file import _short, to_onnx
 from paretopress.search.result import Objective
 from paretopress.search.trial import Bench, metrics_for
 from paretopress.spaces.errors import ArtifactError
@@ -187,3 +187,11 @@ def test_model_that_cannot_be_exported_says_why() -> None:
     with pytest.raises(ArtifactError, match="torch can't export the model to ONNX: ") as caught:
         to_onnx(Refused(), {}, (torch.randn(2, 3),))
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_short_names_are_all_different() -> None:
+    """Two values of one name would be one value."""
+    names = [_short(n) for n in range(10_000)]
+    assert len(set(names)) == len(names)
+    assert max(map(len, names)) == 3
+    assert not {"input", "output"} & set(names)

@@ -103,22 +103,23 @@ def test_codebook_comes_back_bit_for_bit() -> None:
 
 
 @settings(deadline=None, max_examples=20)
-@given(bits=st.integers(2, 8), seed=seeds)
-def test_integers_change_sign_with_their_scale(bits: int, seed: int) -> None:
-    """A batch norm with a negative weight turns codes around, because scales must be positive."""
+@given(bits=st.integers(2, 8), seed=seeds, transposed=st.booleans(), width=st.sampled_from([7, 90]))
+def test_integers_change_sign_with_their_scale(bits: int, seed: int, transposed: bool, width: int) -> None:
+    """A batch norm with a negative weight turns codes around, because scales must be positive; either way round."""
     torch.manual_seed(seed)
-    weight, factor = torch.randn(5, 7), torch.randn(5).numpy()
+    weight, factor = torch.randn(5, width), torch.randn(5).numpy()
     codec = IntegerCodec(bits, torch.rand(5, 1) + 0.1)
     scales: list[Array] = []
 
     def make(bench: Workbench) -> ir.Value:
         held = portable(codec, weight)
         assert held.scale is not None
-        codes, scale = bench.integers(replace(held, scale=held.scale * factor[:, None]))
+        codes, scale = bench.integers(replace(held, scale=held.scale * factor[:, None]), transposed)
         scales.append(scale)
         return as_float(codes, bench)
 
     out = run(make)
+    out = out.T if transposed else out
     wanted = codec.project(weight).numpy() * factor[:, None]
     assert (scales[0] > 0).all()
     # With 8 bits, -128 has no counterpart: it loses one level.
