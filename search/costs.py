@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,8 @@ from scipy import sparse
 
 from ..spaces.choices import Genomes
 from ..spaces.stage import Stage
-from .effects import ON_INTEGERS, Effect, Unit
+from .effects import Effect, Unit
+from .integer_costs import IntegerCosts
 from .sensitivity import Profile
 
 Values = npt.NDArray[np.float64]
@@ -68,7 +68,8 @@ class CostModel:
         self.fixed = np.array([per[m][1] for m in self.metrics])
         self.logs = [self._table(profile, m) for m in self.metrics]
         self.pairs = self._together(profile)
-        self._timed, self._borders = (table.metric if table is not None else ""), self._conversions(profile)
+        self._timed = table.metric if table is not None else ""
+        self._integers = IntegerCosts.of(profile, self.paths, self.offsets.tolist())
 
     def _table(self, profile: Profile, metric: str) -> sparse.csr_matrix:
         """Return (all settings, units) logarithms of what each setting leaves of each unit."""
@@ -123,32 +124,13 @@ class CostModel:
 
     def predict(self, genomes: Genomes, hot: sparse.csr_matrix | None = None) -> Values:
         """Return costs (n, metrics) of legal genomes (n, decisions)."""
-        costs: Values = np.stack([x.sum(1) for x in self.left(genomes, hot)], axis=1) + self.fixed
+        left = self.left(genomes, hot)
+        costs: Values = np.stack([x.sum(1) for x in left], axis=1) + self.fixed
         costs[:, self.metrics.index("size")] += STEP_BYTES * np.count_nonzero(genomes, axis=1)
-        if self._borders is not None and self._timed in self.metrics:
-            costs[:, self.metrics.index(self._timed)] += self._borders.cost(genomes + self.offsets)
+        if self._integers is not None and self._timed in self.metrics:
+            place = self.metrics.index(self._timed)
+            costs[:, place] += self._integers.extra(genomes + self.offsets, left[place])
         return costs
-
-    def _conversions(self, profile: Profile) -> _Borders | None:
-        """Return what conversions cost, None if nothing."""
-        if profile.latency is None or not profile.latency.borders:
-            return None
-        place = {p: i for i, p in enumerate(self.paths)}
-        integer = np.zeros(int(self.choices.counts.sum()), dtype=bool)
-        members = np.zeros((len(self.choices), len(self.paths)))
-        for i, (offset, decision, effects) in enumerate(zip(self.offsets, self.choices.decisions, profile.effects)):
-            members[i, [place[p] for p in self.choices.space.sites[decision.site].members if p in place]] = 1
-            integer[offset + 1 : offset + 1 + len(effects)] = [e.work.endswith(ON_INTEGERS) for e in effects]
-        found = [
-            (place[p], place[r], cost)
-            for p, (cost, readers) in profile.latency.borders.items()
-            for r in readers
-            if p in place and r in place
-        ]
-        if not found:
-            return None
-        writers, readers, costs = (np.array(side) for side in zip(*found))
-        return _Borders(integer, members, writers, readers, costs)
 
 
 def _shares(profile: Profile, metric: str, site: str, effect: Effect) -> Mapping[str, float]:
@@ -157,37 +139,6 @@ def _shares(profile: Profile, metric: str, site: str, effect: Effect) -> Mapping
         return profile.latency.shares(site, effect)
     place = {"size": 0, "macs": 1}.get(metric)
     return {p: shares[place] if place is not None else shares[1] * shares[2] for p, shares in effect.shares.items()}
-
-
-@dataclass(frozen=True)
-class _Borders:
-    """Where conversions are paid.
-
-    Attributes
-    ----------
-    integer
-        (all settings,) whether a setting lets its site run on integers.
-    members
-        (decisions, units) 1 where a unit is part of a decision's site.
-    writers, readers
-        (pairs,) units, those of one writer together.
-    costs
-        (pairs,) the share of latency, the same for all pairs of a writer: it is paid once.
-    """
-
-    integer: npt.NDArray[np.bool_]
-    members: Values
-    writers: npt.NDArray[np.int64]
-    readers: npt.NDArray[np.int64]
-    costs: Values
-
-    def cost(self, settings: npt.NDArray[np.int64]) -> Values:
-        """Return (n,) costs of genomes, given the places of their settings, (n, decisions)."""
-        runs = self.integer[settings] @ self.members > 0
-        differ = runs[:, self.writers] != runs[:, self.readers]
-        starts = np.flatnonzero(np.diff(self.writers, prepend=-1))
-        paid: Values = np.logical_or.reduceat(differ, starts, axis=1) @ self.costs[starts]
-        return paid
 
 
 class Fitted:

@@ -91,22 +91,30 @@ class LatencySource(ABC):
             for effect in own
             if effect.work
         }
-        left = {key: known[f"left {key}"] for key in keys if f"left {key}" in known}
+        found = {key: known[f"left {key}"] for key in sorted(keys) if f"left {key}" in known}
+        left = {key: shares for key, (shares, _) in found.items()}
         checked = tuple((float(p), float(m)) for p, m in known.get(f"checked {choices.space.digest}", ()))
         return LatencyTable(
             self.metric.name,
             self.metric.conditions,
             float(known["milliseconds"]),
             known["units"],
-            {key: shares for key, (shares, _) in left.items()},
-            frozenset(key for key, (_, guessed) in left.items() if guessed),
-            self.borders(choices, effects),
+            left,
+            frozenset(key for key, (_, guessed) in found.items() if guessed),
+            *self.mixed(choices, effects, left),
             checked,
         )
 
-    def borders(self, choices: Choices, effects: Sequence[Sequence[Effect]]) -> dict[str, Border]:  # noqa: ARG002 - for others
-        """Return what conversions between layers cost that run on integers and others; see `LatencyTable`."""
-        return {}
+    def mixed(
+        self,
+        choices: Choices,  # noqa: ARG002 - for others, as the next ones
+        effects: Sequence[Sequence[Effect]],  # noqa: ARG002
+        left: Mapping[str, Mapping[str, float]],  # noqa: ARG002
+    ) -> tuple[dict[str, Border], dict[str, float]]:
+        """Return what is beyond shares that multiply where layers run on integers: `LatencyTable`'s ``borders`` and
+        ``stubborn``.
+        """
+        return {}, {}
 
     def is_checked(self, choices: Choices) -> bool:
         """Whether `keep_checked` was called for a space."""

@@ -6,6 +6,8 @@ So the table needs few exports: one for each setting that a technique's decision
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
@@ -22,13 +24,12 @@ from ..effects import ON_INTEGERS, Effect, Survey
 from ..latency_source import LatencySource, Todo
 from ..latency_table import Border
 from ..trial import Bench
+from .integer_latency import IntegerLatency
 from .node_times import SECONDS, Marked, Times, marked, node_times
 from .onnx_file import to_graph
 
 #: Seconds that torch's exporter takes for a structure of so many layers, about; more layers take as much longer.
 _EXPORT, _LAYERS = 3.0, 20
-#: Where fewer layers can run on integers, conversions aren't worth a look.
-_FEWEST = 2
 #: What conversions cost that belong to no layer, at most, as a multiple of those that do.
 _PACE = 4.0
 #: What stands for the time of layers that are gone.
@@ -130,47 +131,21 @@ class DeployedLatency(LatencySource):
             found[f"left {key}"] = [{p: round(share, 6) for p, share in left.items() if share != 1.0}, guessed]
         self.lines.add(found)
 
-    # --- layers that run on integers beside others -----------------------------------------------------------
-
-    def borders(self, choices: Choices, effects: Sequence[Sequence[Effect]]) -> dict[str, Border]:
-        """Return what conversions cost: measured in two models in which every other layer runs on integers."""
-        steps: dict[str, Setting] = {}
-        for decision, settings, own in zip(choices.decisions, choices.settings, effects):
-            for setting, effect in zip(settings, own):
-                if effect.work.endswith(ON_INTEGERS):
-                    steps.setdefault(decision.site, setting)
-        if len(steps) < _FEWEST:
-            return {}
-        known, key = self.lines.known, f"borders {' '.join(steps)}"
+    def mixed(
+        self, choices: Choices, effects: Sequence[Sequence[Effect]], left: Mapping[str, Mapping[str, float]]
+    ) -> tuple[dict[str, Border], dict[str, float]]:
+        """See the class."""
+        own = IntegerLatency(self.survey.sites, self._file, self._beside)
+        steps = own.steps(choices, effects)
+        if not steps:
+            return {}, {}
+        known = self.lines.known
+        content = json.dumps([sorted(left), [str(s) for s, _ in steps.values()]]).encode()
+        key = f"mixed {hashlib.sha256(content).hexdigest()[:24]}"
         if key not in known:
-            self.lines.add({key: self._conversions(steps)})
-        return {path: (float(cost), tuple(readers)) for path, (cost, readers) in known[key].items()}
-
-    def _conversions(self, steps: Mapping[str, Setting]) -> dict[str, tuple[float, tuple[str, ...]]]:
-        """Return path -> cost and readers, given a setting for each site that can run on integers."""
-        halves = [list(steps)[start::2] for start in (0, 1)]
-        try:
-            files = [
-                self._file(Recipe(tuple(steps[site].step(site) for site in sites))) for sites in [list(steps), *halves]
-            ]
-            base, whole, *mixed = self._beside(*files)
-        except (PressError, ValueError, RuntimeError):
-            return {}
-        members = [{m for site in sites for m in self.survey.sites[site].members} for sites in halves]
-        found: dict[str, list[float]] = {}
-        beyond = 0.0  # what mixing costs, in the layers' nodes or in none
-        for times, integer in zip(mixed, members):
-            beyond += float(np.median(times.whole / base.whole)) - 1
-            for path in times.layers.keys() & base.layers.keys() & whole.layers.keys():
-                shares = [float(np.median(t.layers[path] / base.whole)) for t in (times, base, whole)]
-                alike = shares[2 if path in integer else 1]
-                beyond -= alike - shares[1]
-                if path in files[0].readers:
-                    found.setdefault(path, []).append(shares[0] - alike)
-        costs = {path: max(0.0, float(np.mean(extra))) for path, extra in found.items()}
-        paid = len(halves) * sum(costs.values())
-        pace = float(np.clip(beyond / paid, 1.0, _PACE)) if paid > 0 else 1.0
-        return {path: (round(pace * cost, 6), files[0].readers[path]) for path, cost in costs.items() if cost > 0}
+            self.lines.add({key: [own.conversions(steps), own.stubborn(steps, choices, effects, left)]})
+        borders, stubborn = known[key]
+        return {path: (float(cost), tuple(readers)) for path, (cost, readers) in borders.items()}, dict(stubborn)
 
     @staticmethod
     def _weights(settings: Todo, path: str) -> dict[str, float]:
