@@ -23,6 +23,7 @@ from ..artifact import dumps, opened
 from ..calls import Pass
 from .export import Parity, compared
 from .onnx_file import to_onnx
+from .widths import liked_widths
 
 #: Batches at which integer kernels are timed, and seconds for each.
 BATCHES, SECONDS = (1, 32), 1.0
@@ -68,6 +69,8 @@ def examine(task: Task) -> Iterator[Finding]:
     ok = parity.difference < SAME
     yield Finding("it can be exported to ONNX", "yes" if ok else "partly", (f"{len(plain):,} bytes", str(parity)))
     yield _integers(task, original, inputs)
+    if any(isinstance(module, nn.Conv2d) for module in task.model.modules()):
+        yield _widths()
 
 
 def _culprits(task: Task) -> Iterator[str]:
@@ -107,6 +110,18 @@ def _integers(task: Task, original: Session, inputs: tuple[Tensor, ...]) -> Find
             f"bytes in 16 bits. Give int8 at most {SAFE_BITS} bits: techniques: {{int8: {{bits: [7, 6, 4]}}}}"
         )
     return Finding("it runs on 8-bit integers", "yes" if max(ratios) > 1 else "partly", tuple(details))
+
+
+def _widths() -> Finding:
+    """Return which numbers of channels are worth pruning to here."""
+    found = liked_widths()
+    if found.multiple == 1:
+        return Finding("any number of channels is as fast as it should be", "yes")
+    told = (
+        f"a number between them takes {found.waste:.2f}x its share of the next one's work (median): the table of layers"
+        f" that predicts a latency knows; to remove no others: techniques: {{channels: {{round_to: {found.multiple}}}}}"
+    )
+    return Finding(f"convolutions here like multiples of {found.multiple} channels", "partly", (told,))
 
 
 @torch.no_grad()

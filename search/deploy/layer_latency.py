@@ -30,8 +30,6 @@ from .onnx_file import to_graph
 
 #: Seconds that torch's exporter takes for a structure of so many layers, about; more layers take as much longer.
 _EXPORT, _LAYERS = 3.0, 20
-#: What conversions cost that belong to no layer, at most, as a multiple of those that do.
-_PACE = 4.0
 #: What stands for the time of layers that are gone.
 _NOTHING = 1e-6
 

@@ -1,0 +1,85 @@
+"""The numbers of channels that a runtime's convolutions like: others are padded to them, and take as long or longer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ...evaluators.onnx_session import Session
+from ...evaluators.pairing import alone
+from .onnx_file import IR_VERSION
+
+#: Widths that are timed, the height and width of the images, and the turns.
+WIDTHS, SIDE, TURNS = range(33, 65), 12, 15
+#: Multiples that kernels may like, and how much longer the next one up may take than a width that isn't one.
+MULTIPLES, AS_FAST = (32, 16, 8, 4, 2), 1.02
+_OPSET = 20
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What was found.
+
+    Attributes
+    ----------
+    multiple
+        The largest one that it costs nothing to round up to; 1 if there is none.
+    seconds
+        Width -> of a 3x3 convolution from so many channels to as many.
+    """
+
+    multiple: int
+    seconds: dict[int, float]
+
+    @property
+    def waste(self) -> float:
+        """How much longer a width that is no multiple takes than its share of the next one's work; the median."""
+        found = []
+        for width, taken in self.seconds.items():
+            above = -(-width // self.multiple) * self.multiple
+            if above != width and above in self.seconds:
+                found.append(taken / (self.seconds[above] * (width / above) ** 2))
+        return float(np.median(found)) if found else 1.0
+
+
+def liked_widths() -> Widths:
+    """Time convolutions in ONNX Runtime on one thread of this machine."""
+    with alone():
+        runs = {width: _convolution(width) for width in WIDTHS}
+        taken: dict[int, list[float]] = {width: [] for width in WIDTHS}
+        for turn in range(TURNS + 1):
+            for width in runs if turn % 2 else reversed(runs):
+                start = time.process_time()
+                runs[width]()
+                taken[width].append(time.process_time() - start)
+    seconds = {width: float(np.median(times[1:])) for width, times in taken.items()}
+    return Widths(multiple_of(seconds), seconds)
+
+
+def multiple_of(seconds: dict[int, float]) -> int:
+    """Return the largest multiple to which rounding up costs nothing, for nearly all widths."""
+    for multiple in MULTIPLES:
+        pairs = [(width, -(-width // multiple) * multiple) for width in seconds if width % multiple]
+        ratios = [seconds[above] / seconds[width] for width, above in pairs if above in seconds]
+        if ratios and np.median(ratios) <= AS_FAST:
+            return multiple
+    return 1
+
+
+def _convolution(width: int) -> Callable[[], Any]:
+    """Return a run of a convolution."""
+    rng = np.random.default_rng(width)
+    weight = numpy_helper.from_array(rng.standard_normal((width, width, 3, 3)).astype(np.float32), "w")
+    shape = [1, width, SIDE, SIDE]
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
+    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    graph = helper.make_graph([node], "g", sides[:1], sides[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=IR_VERSION)
+    onnx.checker.check_model(model)
+    return Session(model.SerializeToString()).ready(rng.standard_normal(shape).astype(np.float32))
