@@ -105,16 +105,13 @@ class LatencySource(ABC):
             checked,
         )
 
+    @abstractmethod
     def mixed(
-        self,
-        choices: Choices,  # noqa: ARG002 - for others, as the next ones
-        effects: Sequence[Sequence[Effect]],  # noqa: ARG002
-        left: Mapping[str, Mapping[str, float]],  # noqa: ARG002
+        self, choices: Choices, effects: Sequence[Sequence[Effect]], left: Mapping[str, Mapping[str, float]]
     ) -> tuple[dict[str, Border], dict[str, float]]:
         """Return what is beyond shares that multiply where layers run on integers: `LatencyTable`'s ``borders`` and
         ``stubborn``.
         """
-        return {}, {}
 
     def is_checked(self, choices: Choices) -> bool:
         """Whether `keep_checked` was called for a space."""

@@ -26,6 +26,7 @@ from .calls import Pass, copied
 from .effects import Effect, Survey
 from .footprint import shares_left
 from .latency_source import LatencySource, Todo
+from .latency_table import Border
 from .stopwatch import FEWEST, SECONDS, TURNS, Ready, beside, once
 from .trial import Bench
 
@@ -100,6 +101,10 @@ class LayerLatency(LatencySource):
                 self._measure(waiting)
                 waiting = []
                 tell(place / len(todo))
+
+    def mixed(self, *_: Any) -> tuple[dict[str, Border], dict[str, float]]:
+        """Nothing: torch computes all layers in fp32."""
+        return {}, {}
 
     # --- the original --------------------------------------------------------------------------------------
 

@@ -143,14 +143,20 @@ def node_times(files: Sequence[Marked], inputs: Sequence[Any]) -> list[Times]:
 
 
 def _by_layer(noted: Sequence[tuple[str, float]], owners: Sequence[str], turns: int) -> dict[str, Values]:
-    """Return layer -> (turns,) seconds of its nodes."""
-    nodes: dict[str, list[float]] = {}
-    for name, seconds in noted:
-        nodes.setdefault(name, []).append(seconds)
+    """Return layer -> (turns,) seconds of its nodes, given those of all passes, one after the other.
+
+    A node that the runtime put in, such as a change of layout, counts for the layer that comes after it.
+    """
+    nodes = len(noted) // turns
+    marks = [_MARK.search(name) for name, _ in noted[:nodes]]
     found = {owner: np.zeros(turns - _WARM) for owner in owners if owner}
-    for name, times in nodes.items():
-        mark = _MARK.search(name)
-        owner = owners[int(mark[1])] if mark is not None else ""
-        if owner and len(times) % turns == 0:  # else two nodes have one name, or one runs in some turns only
-            found[owner] += np.array(times).reshape(turns, -1).sum(1)[_WARM:]
+    if nodes * turns != len(noted):  # passes differ in what they run: nobody knows what belongs to which
+        return found
+    seconds = np.array([taken for _, taken in noted]).reshape(turns, nodes)[_WARM:]
+    owner = ""
+    for place in reversed(range(nodes)):
+        mark = marks[place]
+        owner = owners[int(mark[1])] if mark is not None else owner
+        if owner:
+            found[owner] += seconds[:, place]
     return found

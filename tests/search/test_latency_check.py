@@ -60,7 +60,7 @@ def test_table_learns_how_far_it_is_off(task: Task, tmp_path: Path) -> None:
 def test_recipes_are_different_and_do_not_train(task: Task) -> None:
     """From hardly compressed to compressed everywhere; training changes no latency and would cost minutes."""
     choices = Profiler(task, Space.from_task(task), ProfileStore(task, None)).choices
-    genomes = np.array(list(latency_check._drawn(choices)))
+    genomes = np.array(list(latency_check._drawn(choices, latency_check.RECIPES)))
     assert len(genomes) >= RECIPES
     assert len(np.unique(genomes, axis=0)) == len(genomes)
     assert np.array_equal(choices.legal(genomes), genomes)
