@@ -60,7 +60,7 @@ class Point:
         return self.final[name].value if name in self.final else self.result.value(name)
 
     def ratios(self, baseline: Point) -> dict[str, dict[str, float]]:
-        """Return, for each cost, the compression rate a/a* and the space saving 1 - a*/a, and for latency the
+        """Return, for each cost, the compression rate a/a* and the space saving 1 - a*/a, and for latencies the
         speed-up s/s*: the three criteria of Cheng et al. (2017).
         """
         found: dict[str, dict[str, float]] = {}
@@ -68,8 +68,9 @@ class Point:
             value, base = self.value(name), baseline.value(name)
             if value > 0 and base > 0:
                 found[name] = {"compression": base / value, "saving": 1 - value / base}
-        if self.value("latency") > 0:
-            found["latency"] = {"speedup": 1 / self.value("latency")}
+        for name, measured in {**self.result.measurements, **self.final}.items():
+            if measured.unit.startswith("x ") and measured.value > 0:
+                found[name] = {"speedup": 1 / measured.value}
         return found
 
     def load(self, model: nn.Module | None = None) -> nn.Module:

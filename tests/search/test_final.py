@@ -6,7 +6,9 @@ import pytest
 
 from paretopress.evaluators.base import Direction, Measurement
 from paretopress.search.final import _flags
-from paretopress.search.result import Objective
+from paretopress.search.front import Point
+from paretopress.search.result import Objective, Result
+from paretopress.spaces.recipe import Recipe
 
 
 @pytest.mark.parametrize(("direction", "low", "high"), [("maximize", 0.5, 0.6), ("minimize", 0.9, 1.0)])
@@ -42,3 +44,14 @@ def test_a_deployed_file_that_is_not_smaller_is_flagged() -> None:
     """An export that keeps the dense weights isn't compressed, whatever the native file says."""
     assert flags(100, latency=timed(0.5, 100)) == ("deployed, it is not smaller than the original",)
     assert flags(100, latency=timed(0.5, noisy=True)) == ("latency is uncertain: the machine was busy",)
+
+
+def test_every_latency_has_its_speed_up() -> None:
+    """A second batch or device has one as well as the first."""
+    measured = {"latency": timed(0.5), "phone": timed(0.25), "size": Measurement(10.0, "B")}
+    point = Point(0, Result(0, Recipe(), measured))
+    base = Point(-1, Result(0, Recipe(), {"size": Measurement(40.0, "B")}))
+    ratios = point.ratios(base)
+    assert ratios["latency"] == {"speedup": 2.0}
+    assert ratios["phone"] == {"speedup": 4.0}
+    assert ratios["size"] == {"compression": 4.0, "saving": 0.75}
