@@ -41,6 +41,11 @@ class Measurement:
     repeats: int = 1
     detail: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def relative(self) -> bool:
+        """Whether the value is a ratio to the original's."""
+        return self.unit.startswith("x ")
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form; absent facts are left out."""
         out: dict[str, Any] = {"value": self.value, "unit": self.unit}

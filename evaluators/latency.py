@@ -128,7 +128,8 @@ class Latency(Evaluator):
         if self._measure is not None:
             files = subject.deployed(), subject.deployed_baseline()
             return timed_by(self._measure, *files, self.batch, self.threads)
-        with alone(self.threads), self._where.programs(subject, self.batch, self.threads) as (mine, other):
+        # What takes long, exporting and loading, keeps nobody else from measuring.
+        with self._where.programs(subject, self.batch, self.threads) as (mine, other), alone(self.threads):
             return paired(mine, other, self.seconds)
 
 

@@ -150,19 +150,26 @@ def _measured(
         try:
             figures[metric.name] = metric.measure(subject)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            warnings.append(f"{metric.name} could not be measured on {split.split}: {reason[:200]}")
+            warnings.append(f"{metric.name} could not be measured on {split.split}: {_reason(error)}")
     if any("deployed_bytes" in m.detail for m in figures.values()):
         warnings += _parted(subject)
     return figures, warnings
 
 
+def _reason(error: Exception) -> str:
+    """Return what an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
 def _parted(subject: Subject) -> list[str]:
-    """Return a warning if the deployed file doesn't answer as the model does."""
+    """Return a warning if the deployed file doesn't answer as the model does, or can't be asked."""
     from .deploy.export import compared  # noqa: PLC0415 - the exporter takes seconds to import
 
     inputs = tuple(x[:_EXAMPLES] for x in subject.split.first()[0])
-    parity = compared(subject.model, Session(subject.deployed()), inputs, True)
+    try:
+        parity = compared(subject.model, Session(subject.deployed()), inputs, True)
+    except Exception as error:  # such as an operator that only the runtime of the search has
+        return [f"its deployed file could not be compared with it: {_reason(error)}"]
     if parity.agreement is None or parity.agreement >= _AGREE:
         return []
     return [f"deployed, it gives another answer for {1 - parity.agreement:.1%} of {parity.examples} examples here"]
@@ -170,7 +177,7 @@ def _parted(subject: Subject) -> list[str]:
 
 def _flags(figures: dict[str, Measurement], base: Any, quality: Objective) -> tuple[str, ...]:
     flags = []
-    timed = {name: m for name, m in figures.items() if "deployed_bytes" in m.detail or name == "latency"}
+    timed = {name: m for name, m in figures.items() if m.relative}
     if "macs" in figures and figures["macs"].value < _FEWER_MACS * base["macs"].value:
         slow = [name for name, m in timed.items() if m.value > _FASTER]
         where = f" ({', '.join(slow)})" if len(timed) > 1 else ""

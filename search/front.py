@@ -69,7 +69,7 @@ class Point:
             if value > 0 and base > 0:
                 found[name] = {"compression": base / value, "saving": 1 - value / base}
         for name, measured in {**self.result.measurements, **self.final}.items():
-            if measured.unit.startswith("x ") and measured.value > 0:
+            if measured.relative and measured.value > 0:
                 found[name] = {"speedup": 1 / measured.value}
         return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from ..compressors.cache import cache_folder
@@ -15,7 +16,7 @@ from .profile_store import Lines
 from .stopwatch import machine
 
 #: Changes when what is measured changes, so that tables on disk are measured anew.
-VERSION = 2
+VERSION = 3
 
 #: Key -> a site, a setting of it, and its effect.
 Todo = Mapping[str, tuple[str, Setting, Effect]]
@@ -37,7 +38,7 @@ class LatencySource(ABC):
     def __init__(self, survey: Survey, metric: Latency, folder: Path | None = None) -> None:
         self.survey, self.metric = survey, metric
         folder = folder if folder is not None else cache_folder()
-        content = [VERSION, survey.task.digest, metric.conditions, machine()]
+        content = [VERSION, survey.task.digest, metric.conditions, machine(), version("onnxruntime")]
         self.lines = Lines(content, folder / "latencies" if folder is not None else None)
 
     @abstractmethod

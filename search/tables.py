@@ -50,7 +50,7 @@ def front_table(front: Front) -> Table:
     """Return the front, the baseline first."""
     quality = front.quality.name
     points = (front.baseline, *front.points)
-    timed = list(dict.fromkeys(n for p in points for n, m in p.final.items() if m.unit.startswith("x ")))
+    timed = list(dict.fromkeys(n for p in points for n, m in p.final.items() if m.relative))
     extra = [o.name for o in front.objectives if o.name not in (quality, *_COLUMNS, *timed)]
     table = Table(title=f"Pareto front · {quality} on {front.split} with 95 % interval", title_justify="left")
     table.caption = "\n".join([*(_timed(n, points) for n in timed), "! has a warning: see pick"])
