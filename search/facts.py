@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from ..spaces.space import Space
@@ -16,6 +15,7 @@ from .cache_place import cache_kept, cache_problem
 from .front import Front
 from .plan import Plan
 from .shortfall import shortfall
+from .stopwatch import processor
 from .trial import Clock
 
 
@@ -86,23 +86,13 @@ def machine() -> str:
     return ", ".join(
         part
         for part in (
-            _processor(),
+            processor(),
             platform.machine(),
             platform.system(),
             f"Python {platform.python_version()}",
         )
         if part
     )
-
-
-def _processor() -> str:
-    """Return the processor's name; "" where the system doesn't tell."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor()
 
 
 def limits_of(plan: Plan) -> str:

@@ -31,14 +31,18 @@ PIECES = 60
 Ready = Callable[[], Callable[[], Any]]
 
 
+def processor() -> str:
+    """Return the processor's name; "" where the system doesn't tell."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return platform.processor()
+
+
 def machine() -> list[str]:
     """Return what decides how long things take here, besides what else is running."""
-    name = platform.processor()
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     capability = torch.backends.cpu.get_cpu_capability()
-    return [platform.machine(), name, str(os.cpu_count()), capability, str(torch.__version__), "1 thread"]
+    return [platform.machine(), processor(), str(os.cpu_count()), capability, str(torch.__version__), "1 thread"]
 
 
 def once(ready: Ready, clock: Callable[[], float]) -> float:
