@@ -13,6 +13,7 @@ from torch import Tensor
 from ..spaces.data import Batch, Batches, to_device
 from ..spaces.errors import SettingError
 from ..spaces.metric import ACCURACY, IGNORED, Metric, Streaming, hits
+from ..spaces.pulse import beat
 from .base import Evaluator, Measurement, Subject
 from .inference import device_of, inference
 
@@ -140,6 +141,7 @@ class Quality(Evaluator):
         """Yield outputs and targets of each batch."""
         device = device_of(subject.model)
         for batch in batches:
+            beat()
             args, target = to_device(batch, device)[0], batch[1]
             with inference(subject.model):
                 output = subject.model(*args).to(target.device)

@@ -9,10 +9,10 @@ from ..spaces.space import Space
 from ..spaces.task import Task
 from .api import search
 from .artifact import load
-from .executor import Resources
 from .front import Front, Point
 from .measure import Measure
 from .profile_run import profile
+from .resources import Resources
 from .saved import open_front
 
 if TYPE_CHECKING:

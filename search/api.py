@@ -18,21 +18,22 @@ from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from ..spaces.task import Task
 from .cache_place import cache_problem
-from .constraint import violations
 from .engine import Engine
-from .executor import Resources
 from .executors import start_executor, starting_ray
 from .facts import facts_of, notes
 from .final import conclude
 from .fitting import check_fits
-from .folder import Existing
+from .folder import Existing, Retry
 from .front import Front
-from .journal import Journal, identity
+from .handover import Handover
+from .journal import Journal
 from .latency_choice import wants_integers
 from .plan import Plan, make_plan
 from .preparation import make_sampler
 from .progress import Progress
+from .record import Book, identity
 from .report.data import write_report
+from .resources import Resources
 from .resuming import ALL_DONE, finished_front
 from .saved import save_front
 from .start import starting_recipes
@@ -57,6 +58,7 @@ def search(
     seed: int = 0,
     run: str | Path | None = None,
     existing: Existing = "refuse",
+    retry: Retry = "unfinished",
     executor: Literal["ray", "local"] = "ray",
     resources: Resources | None = None,
     racing: bool = True,
@@ -101,6 +103,10 @@ def search(
     existing
         What to do if the folder holds a run: "refuse", "resume" (continue it; where nothing is left to do, its front is
         returned as it is) or "fresh" (discard it).
+    retry
+        Which trials of a run that is resumed are run again: "unfinished", those that were running when it was killed;
+        "errored", those that failed as well, going on with training that was interrupted; "restart-errored", the same
+        from their start.
     executor
         "ray", or "local" for one trial at a time in this process.
     resources
@@ -127,21 +133,21 @@ def search(
     """
     plan = make_plan(
         task, objectives, metrics=metrics, budget=budget, minutes=minutes, evaluations=evaluations,
-        constraints=constraints, sampler=sampler, seed=seed, run=run, existing=existing, executor=executor,
-        resources=resources, racing=racing,
+        constraints=constraints, sampler=sampler, seed=seed, run=run, existing=existing, retry=retry,
+        executor=executor, resources=resources, racing=racing,
     )  # fmt: skip
     if space is None:
         space = Space.from_task(task, DEPLOYED if wants_integers(plan.metrics) else None)
     check_fits(task, space)
     bench = Bench(task, space.sites, plan.metrics, plan.objectives, max(1, int(plan.resources.cpus)))
     folder, header = plan.folder, identity(task, space, plan.objectives, plan.metrics)
-    clock = Clock()
+    clock, handover = Clock(), Handover(folder)
     with ExitStack() as stack:
         # Whatever can go wrong before the first trial goes wrong before the folder is touched.
         journal = stack.enter_context(Journal(folder, header)) if existing == "resume" else None
         watcher = stack.enter_context(Progress(plan.budget, plan.objectives, progress))
         _check_measured(journal, plan)
-        done = finished_front(plan, len(journal.results)) if journal is not None else None
+        done = finished_front(plan, journal) if journal is not None else None
         if done is not None:
             watcher.say(ALL_DONE.format(len(done.results), plan.budget.trials))
             return done
@@ -151,34 +157,35 @@ def search(
             _check_deployed(bench)
             first = _baseline(bench, journal, seed)
         with clock("start workers"):
-            trials = start_executor(plan.executor, bench, plan.resources)
+            trials = start_executor(plan.executor, bench, plan.resources, handover)
         stack.callback(trials.close)
         if journal is None:
             journal = stack.enter_context(Journal(folder, header, fresh=existing == "fresh"))
         prepared()
         store, baseline = Store(folder), first.result
+        handover.open()
         if first.data is not None:
             store.save(baseline.recipe.digest, first.data)
-            journal.append(baseline)
+            journal.finish([(baseline, {})])
         watcher.say(CLASS.format(bench.needs_class) if bench.needs_class else "")
         with clock("profile"), bench.threaded():
             chosen = make_sampler(plan, task, space, baseline, trials, watcher)
-        engine = Engine(plan, space, trials, journal, store, chosen, watcher)
+        engine = Engine(plan, space, trials, journal, store, handover, chosen, watcher)
         watcher.searching(baseline)
         with _interrupts(engine, watcher), clock("search"):
             why = engine.run(starting_recipes(space) if plan.sampler != "profile" else ())
+        slots, best = trials.slots, engine.front()
         trials.close()  # before the final latencies: they need a quiet machine
-        best = engine.front()
         watcher.concluding(why)
         with clock("measure the front"):
             base, points, split = conclude(bench, best, baseline, store, folder, watcher.measured, plan.columns)
         results = tuple(r for r, _ in journal.results)
-        feasible = all(v <= 0 for r in best for v in violations(plan.constraints, r, baseline, plan.quality))
-        front = Front(plan.objectives, plan.quality, base, points, results, split, feasible, (), folder)
+        front = Front(plan.objectives, plan.quality, base, points, results, split, engine.standing.feasible, (), folder)
         front = replace(front, notes=tuple(notes(front, space, plan, why, engine.repeats, bench.needs_class)))
-        watcher.say("" if feasible else front.notes[0])
-        facts = facts_of(task, space, plan, len(results), trials.slots, clock) | (about or {})
+        watcher.say("" if front.feasible else front.notes[0])
+        facts = facts_of(task, space, plan, len(results), slots, clock) | (about or {})
         save_front(front, folder, facts)
+        handover.close()
         write_report(front, facts, folder)
     return front
 
@@ -190,7 +197,7 @@ def _starting(plan: Plan) -> str:
     return f"measuring the original model, then {starting_ray(plan.resources.address)}"
 
 
-def _check_measured(journal: Journal | None, plan: Plan) -> None:
+def _check_measured(journal: Book | None, plan: Plan) -> None:
     """Refuse a constraint on something that earlier trials didn't measure."""
     for result, _ in journal.results if journal is not None else ():
         for metric in plan.metrics:
@@ -216,7 +223,7 @@ def _check_deployed(bench: Bench) -> None:
             ) from error  # fmt: skip
 
 
-def _baseline(bench: Bench, journal: Journal | None, seed: int) -> Finished:
+def _baseline(bench: Bench, journal: Book | None, seed: int) -> Finished:
     """Return the unmodified model's result, measured here and at once: whatever is wrong with it shows now.
 
     If the journal has it, it comes without a file.

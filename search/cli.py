@@ -6,7 +6,7 @@ import shlex
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -19,7 +19,7 @@ from . import config as settings
 from .api import search as run_search
 from .artifact import locate
 from .deploy import commands as deploy
-from .folder import Existing, check, check_place
+from .folder import Existing, Retry, check, check_place
 from .front import Front, Point
 from .journal import read
 from .latency_choice import timed_metric
@@ -93,16 +93,20 @@ def resume(
     minutes: Annotated[float | None, typer.Option(help="A new limit for this session.")] = None,
     evaluations: Annotated[float | None, typer.Option(help="A new total of evaluations.")] = None,
     racing: Annotated[bool | None, typer.Option(help="Stop trials that can't reach the front any more.")] = None,
+    retry: Annotated[
+        Literal["unfinished", "errored", "restart-errored"],
+        typer.Option(help="Which trials to run again; errored: failed ones too, restart-errored: from their start."),
+    ] = "unfinished",
 ) -> None:
     """Continue a run where it stopped; finished trials are not repeated."""
     chosen, origin = settings.read_saved(folder)
     data = chosen.model_dump()
     data |= _given(racing=racing)
     data["budget"] |= _given(trials=trials, minutes=minutes, evaluations=evaluations)
-    done = len(read(folder)[1])
+    done = len(read(folder)[1].results)
     if trials is not None and trials < done:
         raise SettingError("trials", trials, f"is less than the {done} that the run has", "Give a larger total.")
-    _run(settings.check(data, "command line"), folder, origin / "run.yaml", "resume", False)
+    _run(settings.check(data, "command line"), folder, origin / "run.yaml", "resume", False, retry)
 
 
 @app.command()
@@ -159,7 +163,9 @@ def _given(**options: object) -> dict[str, object]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _run(chosen: settings.Config, folder: Path, file: Path, existing: Existing, dry_run: bool) -> None:
+def _run(
+    chosen: settings.Config, folder: Path, file: Path, existing: Existing, dry_run: bool, retry: Retry = "unfinished"
+) -> None:
     check(folder, existing)  # before a task that may take a while to build
     task = _task(chosen, folder, file)
     options: dict[str, Any] = {
@@ -174,6 +180,7 @@ def _run(chosen: settings.Config, folder: Path, file: Path, existing: Existing, 
         "racing": chosen.racing,
         "run": folder,
         "existing": existing,
+        "retry": retry,
         "executor": chosen.executor,
         "resources": chosen.resources(),
     }

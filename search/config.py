@@ -22,8 +22,8 @@ from ..spaces.errors import PressError, RunError, SettingError, nearest
 from ..spaces.space import Space
 from ..spaces.task import Task
 from .constraint import Constraint
-from .executor import Resources
 from .latency_choice import wants_integers
+from .resources import Resources
 from .store import write_atomically
 from .trial import metrics_for
 
@@ -59,6 +59,8 @@ _REMEDIES = {
     "budget.trials": "Use minutes for time.",
     "ray": "Write {workers: 4}.",
     "ray.workers": "Leave it out to use all cores.",
+    "ray.custom": "Write {phone: 1}.",
+    "ray.memory": "Write 4 GB.",
 }
 
 
@@ -96,6 +98,10 @@ class RaySection(_Section):
     address: str | None = None
     workers: int | None = Field(default=None, ge=1)
     cpus: float = Field(default=1.0, gt=0)
+    gpus: float = Field(default=0.0, ge=0)
+    custom: dict[str, float] = Field(default_factory=dict)
+    memory: int | str | None = None
+    minutes: float | None = Field(default=None, gt=0)
 
 
 class LatencySection(_Section):
@@ -175,7 +181,7 @@ class Config(_Section):
 
     def resources(self) -> Resources:
         """Return what trials may use."""
-        return Resources(self.ray.address, self.ray.workers, self.ray.cpus)
+        return Resources(**self.ray.model_dump())
 
 
 def import_function(name: str, setting: str, folder: Path | None = None) -> Callable[..., Any]:

@@ -5,29 +5,37 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
+from ..spaces.errors import RunError
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from .constraint import allowed, violations
-from .executor import Executor
+from .executor import Executor, Lost
 from .gains import Gains
-from .journal import Journal
-from .pareto import best_results
+from .handover import Handover
 from .plan import Plan
 from .racing import Race
+from .record import Book
 from .result import Result
 from .sampler import Proposal, Sampler
+from .standing import Standing
 from .store import Store
 from .trial import Finished, Job
 
+#: A trial whose worker was lost so often has failed; so has one that was started so often and never ended.
+MAX_LOSSES, MAX_STARTS = 3, 10
 #: Proposals in a row that may repeat known recipes before new ones are drawn at random.
 _REPEATS = 30
 #: Random draws in a row that may be known before the space counts as exhausted.
 _DRAWS = 2000
 #: Seconds after which waiting for trials looks at the clock and at Ctrl-C.
 _TICK = 0.5
+#: Trials that are proposed before they are started together: one write to the journal is for all of them.
+_TOGETHER = 16
 
 
 class Watcher(Protocol):
@@ -36,6 +44,22 @@ class Watcher(Protocol):
     def finished(self, result: Result, front: Sequence[Result], running: int) -> None:
         """A trial has finished."""
         ...
+
+
+@dataclass
+class _Trial:
+    """A trial without an end. ``alone`` says whether nothing may run beside it."""
+
+    number: int
+    seed: int
+    proposals: list[Proposal]
+    starts: int = 0
+    losses: int = 0
+    alone: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.proposals[0].recipe
 
 
 class Engine:
@@ -48,12 +72,16 @@ class Engine:
         that a recipe has one result whoever asks for it.
     space
         What is searched.
-    executor, journal, store
-        Where trials run, and where results and files are kept.
+    executor
+        Where trials run.
+    journal, store, handover
+        Where results and files are kept, and where workers leave them.
     sampler
         Proposes recipes.
     watcher
         Is told of every finished trial.
+    clock
+        Gives the seconds that ``plan.budget.minutes`` are counted in.
     """
 
     def __init__(
@@ -61,134 +89,266 @@ class Engine:
         plan: Plan,
         space: Space,
         executor: Executor,
-        journal: Journal,
+        journal: Book,
         store: Store,
+        handover: Handover,
         sampler: Sampler,
         watcher: Watcher | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.plan, self.space, self.executor = plan, space, executor
-        self.journal, self.store, self.sampler, self.watcher = journal, store, sampler, watcher
-        self.results: dict[str, Result] = {}
+        self.journal, self.store, self.handover = journal, store, handover
+        self.sampler, self.watcher, self._clock = sampler, watcher, clock
+        self.standing = Standing(plan.objectives, plan.quality, self._violations)
         self.stopping = False
         self.repeats = 0
-        self._running: dict[str, list[Proposal]] = {}
+        self._trials: dict[str, _Trial] = {}  # by the recipe's digest, in whatever state
+        self._running: dict[str, Job] = {}  # of them, those that an executor has
+        self._waiting: deque[str] = deque()  # those that are to be started (again)
+        self._alone: deque[str] = deque()  # those that wait until nothing else is left to run
+        self._replacing = 0  # how many of them have a result already, a failed one
+        self._exhausted = False
         self._random = random.Random(plan.seed)
         self._gains = Gains()
         for result, _ in journal.results:
             self._learn(result)
         for result, attributes in journal.results:
             self.sampler.recall(result, self._violations(result), attributes)
+        numbers = [r.number for r in self.standing.results.values()] + [u.number for u in journal.unfinished.values()]
+        self._number = max(numbers, default=-1) + 1
 
     @property
     def baseline(self) -> Result:
         """The original model's result."""
-        return self.results[Recipe().digest]
+        return self.standing.results[Recipe().digest]
 
-    @property
-    def evaluations(self) -> float:
-        """The work of all trials, in evaluations of the whole validation split."""
-        examples = self.baseline.measurements[self.plan.quality.name].repeats
-        return sum(r.evaluations(examples) for r in self.results.values())
-
-    def _learn(self, result: Result) -> None:
-        self.results[result.recipe.digest] = result
+    def _learn(self, result: Result) -> bool:
         self._gains = self._gains.learnt(result, self.plan.quality)
+        return self.standing.add(result)
 
     def _violations(self, result: Result) -> list[float]:
         return violations(self.plan.constraints, result, self.baseline, self.plan.quality)
 
+    # --- the loop ------------------------------------------------------------------------------------------
+
     def run(self, starting: Sequence[Recipe]) -> str:
         """Search until the budget is spent; return why it ended: "trials", "minutes", "evaluations", "exhausted" or
         "interrupted".
+
+        Trials that an earlier session left come first, then ``starting``.
+
+        Raises
+        ------
+        RunError
+            If nothing can be recorded or run any more; what was recorded stays, and the run can be resumed.
         """
-        deadline = time.monotonic() + 60 * self.plan.budget.minutes if self.plan.budget.minutes is not None else None
-        queue = deque(r for r in starting if r.digest not in self.results)
-        while True:
-            why = self._why_stop(deadline)
-            while not why and len(self._running) < self.executor.slots:
-                proposal = self._next(queue)
-                if proposal is None:
-                    why = "exhausted"
-                    break
-                self._submit(proposal)
+        minutes = self.plan.budget.minutes
+        deadline = self._clock() + 60 * minutes if minutes is not None else None
+        self._take_over()
+        queue = deque(r for r in starting if r.digest not in self.standing.results and r.digest not in self._trials)
+        try:
+            while True:
                 why = self._why_stop(deadline)
-            if why and (not self._running or why == "minutes"):
-                self._abandon()
-                return why
-            for finished in self.executor.wait(_TICK):
-                self._record(finished)
+                self._start(self._together(queue, why, deadline))
+                why = why or self._why_stop(deadline)
+                done = not self._waiting and not self._alone
+                if why and (why == "minutes" or (not self._running and (done or why == "interrupted"))):
+                    return why
+                free = not why and len(self._running) < self.executor.slots
+                self._record(self.executor.wait(0.0 if free else _TICK))
+        finally:
+            self._abandon()
 
     def _why_stop(self, deadline: float | None) -> str:
         if self.stopping:
             return "interrupted"
-        if deadline is not None and time.monotonic() >= deadline:
+        if deadline is not None and self._clock() >= deadline:
             return "minutes"
-        budget, running = self.plan.budget, len(self._running)
-        if budget.trials is not None and len(self.results) + running >= budget.trials:
+        budget, new = self.plan.budget, len(self._trials) - self._replacing
+        if budget.trials is not None and len(self.standing.results) + new >= budget.trials:
             return "trials"
-        if budget.evaluations is not None and self.evaluations + running >= budget.evaluations:
+        if budget.evaluations is not None and self.standing.evaluations + len(self._trials) >= budget.evaluations:
             return "evaluations"
-        return ""
+        return "exhausted" if self._exhausted else ""
+
+    def _together(self, queue: deque[Recipe], why: str, deadline: float | None) -> list[str]:
+        """Return the trials to start now: those that wait, then new ones unless there is a reason to stop."""
+        if why in ("interrupted", "minutes") or any(self._trials[d].alone for d in self._running):
+            return []
+        found: list[str] = []
+        free = min(self.executor.slots - len(self._running), _TOGETHER)
+        while len(found) < free:
+            if self._waiting:
+                found.append(self._waiting.popleft())
+            elif not why:
+                proposal = self._next(queue)
+                if proposal is None:
+                    self._exhausted = True
+                else:
+                    found.append(self._open(proposal, self._number))
+                    self._number += 1
+                why = self._why_stop(deadline)
+            elif self._alone and not self._running and not found:
+                return [self._alone.popleft()]
+            else:
+                break
+        return found
 
     def _next(self, queue: deque[Recipe]) -> Proposal | None:
         if queue:
             return self.sampler.ask_for(queue.popleft(), "start")
+        results = self.standing.results
         for _ in range(_REPEATS):
             proposal = self.sampler.ask()
             digest = proposal.recipe.digest
-            known = self.results.get(digest)
-            if known is not None:  # answered from the journal
+            known = results.get(digest)
+            if digest in self._trials:  # answered when the trial ends
+                self.repeats += 1
+                self._trials[digest].proposals.append(proposal)
+            elif known is not None:  # answered from the journal
                 self.repeats += 1
                 self.sampler.tell(proposal, known, self._violations(known))
-            elif digest in self._running:  # answered when the running trial is
-                self.repeats += 1
-                self._running[digest].append(proposal)
             else:
                 return proposal
         for _ in range(_DRAWS):
             recipe = self.space.sample(self._random)
-            if recipe.digest not in self.results and recipe.digest not in self._running:
+            if recipe.digest not in results and recipe.digest not in self._trials:
                 return self.sampler.ask_for(recipe, "random")
         return None
 
-    def _submit(self, proposal: Proposal) -> None:
-        recipe = proposal.recipe
-        number = len(self.results) + len(self._running)
-        seed = int(recipe.digest[:8], 16) ^ self.plan.seed
-        self._running[recipe.digest] = [proposal]
+    def _open(self, proposal: Proposal, number: int, seed: int | None = None) -> str:
+        digest = proposal.recipe.digest
+        own = int(digest[:8], 16) ^ self.plan.seed
+        self._trials[digest] = _Trial(number, own if seed is None else seed, [proposal])
+        self._replacing += digest in self.standing.results
+        return digest
+
+    def _start(self, digests: Sequence[str]) -> None:
+        """Record and start attempts of trials."""
+        if not digests:
+            return
         # While nothing keeps all constraints, a dominated result may be the nearest: nothing is stopped or left out.
-        best = self.front()
-        feasible = all(v <= 0 for r in best for v in self._violations(r))
-        front = [[o.loss(r.value(o.name)) for o in self.plan.objectives] for r in best] if feasible else []
+        feasible = self.standing.feasible
+        front = self.standing.losses if feasible else []
         limits = allowed(self.plan.constraints, self.baseline, self.plan.quality) if feasible else {}
-        race = Race(limits, self._gains, proposal.floors) if self.plan.racing else None
-        self.executor.submit(Job(number, recipe, seed, proposal.origin, race), front)
+        jobs = []
+        for digest in digests:
+            trial = self._trials[digest]
+            trial.starts += 1
+            proposal = trial.proposals[0]
+            race = Race(limits, self._gains, proposal.floors) if self.plan.racing else None
+            driver = self.handover.driver
+            jobs.append(Job(trial.number, trial.recipe, trial.seed, proposal.origin, race, trial.starts, driver))
+        self.journal.start(jobs)
+        for job in jobs:
+            self._running[job.recipe.digest] = job
+            self.executor.submit(job, front)
 
     def front(self) -> list[Result]:
         """Return the best results: non-dominated among those that keep all constraints, or, if none does,
         among those that break them least.
         """
-        return best_results(list(self.results.values()), self.plan.objectives, self._violations)
+        return self.standing.front
 
-    def _record(self, finished: Finished) -> None:
-        result = finished.result
-        digest = result.recipe.digest
-        proposals = self._running.pop(digest)
-        self._learn(result)
+    # --- ends ----------------------------------------------------------------------------------------------
+
+    def _record(self, ended: Sequence[Finished | Lost]) -> None:
+        """Take in what an executor gives back; what isn't of the attempt that runs now is stale."""
+        finished: list[Finished] = []
+        lost: list[Lost] = []
+        for end in ended:
+            recipe = end.job.recipe if isinstance(end, Lost) else end.result.recipe
+            attempt = end.job.attempt if isinstance(end, Lost) else end.attempt
+            job = self._running.get(recipe.digest)
+            if job is not None and job.attempt == attempt:
+                del self._running[recipe.digest]
+                if isinstance(end, Lost):
+                    lost.append(end)
+                else:
+                    finished.append(end)
+        self._conclude([*finished, *self._again(lost)])
+
+    def _again(self, lost: Iterable[Lost]) -> list[Finished]:
+        """Let trials wait for another attempt; return those that have failed."""
+        failed = []
+        for end in lost:
+            digest = end.job.recipe.digest
+            trial = self._trials[digest]
+            trial.losses += 1
+            self.journal.lose([end.job], end.reason, blame=True)
+            if end.fate == "failed" or trial.alone or trial.losses >= MAX_LOSSES:
+                times = f" ({trial.losses} times)" if trial.losses > 1 else ""
+                failed.append(_failed(trial, f"{end.reason}{times}"))
+            elif end.fate == "alone":
+                trial.alone = True
+                self._alone.append(digest)
+            else:
+                self._waiting.append(digest)
+        return failed
+
+    def _conclude(self, finished: Sequence[Finished]) -> None:
+        """Record results: file, then journal, then sampler. A crash in between loses nothing that was reported."""
+        if not finished:
+            return
+        trials = [self._trials[f.result.recipe.digest] for f in finished]
+        replaced = sum(f.result.recipe.digest in self.standing.results for f in finished)
+        changed = [self._learn(f.result) for f in finished]
         front = self.front()
-        # File, then journal, then sampler: a crash in between loses nothing that was reported.
-        if finished.data is not None and any(r is result for r in front):
-            self.store.save(digest, finished.data)
-        self.journal.append(result, self.sampler.attributes(proposals[0]))
-        violated = self._violations(result)
-        for proposal in proposals:
-            self.sampler.tell(proposal, result, violated)
-        self.store.keep_only({Recipe().digest, *(r.recipe.digest for r in front)})
-        if self.watcher is not None:
-            self.watcher.finished(result, front, len(self._running))
+        best = {r.recipe.digest for r in front}
+        for end in finished:
+            if end.data is not None and end.result.recipe.digest in best:
+                self.store.save(end.result.recipe.digest, end.data)
+        self.journal.finish([(f.result, self.sampler.attributes(t.proposals[0])) for f, t in zip(finished, trials)])
+        self.handover.drop(f.attempt for f in finished)
+        self._replacing -= replaced
+        for end, trial in zip(finished, trials):
+            del self._trials[end.result.recipe.digest]
+            violated = self._violations(end.result)
+            for proposal in trial.proposals:
+                self.sampler.tell(proposal, end.result, violated)
+        if any(changed):
+            self.store.keep_only({Recipe().digest, *best})
+        for end in finished:
+            if self.watcher is not None:
+                self.watcher.finished(end.result, front, len(self._running))
+
+    def _take_over(self) -> None:
+        """Go on with what an earlier session left: results that it never told, trials that it never finished, and
+        failed ones that are to be run again.
+        """
+        unfinished = list(self.journal.unfinished.values())
+        for left in unfinished:
+            digest = self._open(self.sampler.ask_for(left.recipe, left.origin), left.number, left.seed)
+            self._trials[digest].starts, self._trials[digest].losses = left.starts, left.losses
+        ended = {e.result.recipe.digest: e for e in self.handover.left()}
+        self._conclude([end for digest, end in ended.items() if digest in self._trials])
+        running = [u for u in unfinished if u.starts and u.recipe.digest in self._trials]
+        if len(running) == 1:  # nothing else can have brought the driver down
+            left = running[0]
+            self._trials[left.recipe.digest].losses += 1
+            last = Job(left.number, left.recipe, left.seed, left.origin, None, left.starts)
+            self.journal.lose([last], "the session died while this trial alone was running", blame=True)
+        hopeless = [t for t in self._trials.values() if t.losses >= MAX_LOSSES or t.starts >= MAX_STARTS]
+        reason = "it was started {} times and never came to an end"
+        self._conclude([_failed(t, reason.format(t.starts)) for t in hopeless])
+        if self.plan.retry != "unfinished":
+            for result in [r for r in self.standing.results.values() if r.status == "failed"]:
+                self._open(self.sampler.ask_for(result.recipe, result.origin), result.number, result.seed)
+        self._waiting.extend(self._trials)
 
     def _abandon(self) -> None:
-        for proposals in self._running.values():
-            for proposal in proposals:
+        """Leave what runs or waits to a later session; it is none of the trials' doing."""
+        if self._running:
+            with suppress(RunError):  # the reason why the run ends may be that nothing can be written
+                self.journal.lose(list(self._running.values()), "the session ended", blame=False)
+        for trial in self._trials.values():
+            for proposal in trial.proposals:
                 self.sampler.forget(proposal)
+        self._trials.clear()
         self._running.clear()
+
+
+def _failed(trial: _Trial, reason: str) -> Finished:
+    proposal = trial.proposals[0]
+    result = Result(trial.number, trial.recipe, {}, "failed", reason[:500], 0.0, trial.seed, proposal.origin)
+    return Finished(result)

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-from ..spaces.errors import SettingError
 from ..spaces.recipe import Step
 from .effects import Effect, Request, Survey
 from .fisher import Fisher
@@ -15,49 +14,45 @@ from .trial import Bench, Finished, Job
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What trials may use.
+class Lost:
+    """An attempt that ended without a result.
 
     Attributes
     ----------
-    address
-        Of a running Ray cluster ("auto", "host:port"); None starts Ray on this machine.
-    workers
-        Trials at a time; None fills the machine or cluster.
-    cpus
-        For each trial: what Ray reserves, and how many threads torch uses (at least one). In-process trials use
-        as many, so that a recipe is the same model wherever it runs.
+    job
+        What was tried.
+    reason
+        One line.
+    fate
+        What becomes of the trial: it is run "again" (its worker was lost), run again "alone" (the machine had not the
+        memory for it beside others), or it has "failed" (it was killed for what it did).
     """
 
-    address: str | None = None
-    workers: int | None = None
-    cpus: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
-            rule = "must be a whole number, at least 1"
-            raise SettingError("workers", self.workers, rule, "Leave it out to use all cores.")
-        if not isinstance(self.cpus, int | float) or self.cpus <= 0:
-            raise SettingError("cpus", self.cpus, "must be a number above 0")
+    job: Job
+    reason: str
+    fate: Literal["again", "alone", "failed"]
 
 
 class Executor(Protocol):
-    """Runs jobs.
+    """Runs jobs."""
 
-    Attributes
-    ----------
-    slots
-        How many jobs run at a time.
-    """
-
-    slots: int
+    @property
+    def slots(self) -> int:
+        """How many jobs can run at a time now; workers may come and go."""
+        ...
 
     def submit(self, job: Job, front: list[list[float]]) -> None:
         """Start a job. ``front`` are the losses known to be non-dominated; see `Bench.run`."""
         ...
 
-    def wait(self, timeout: float) -> list[Finished]:
-        """Return what has finished, after at most ``timeout`` seconds if nothing has."""
+    def wait(self, timeout: float) -> list[Finished | Lost]:
+        """Return what has ended, after at most ``timeout`` seconds if nothing has.
+
+        Raises
+        ------
+        RunError
+            If no job can run any more.
+        """
         ...
 
     def survey(
@@ -84,7 +79,7 @@ class LocalExecutor:
         """Queue a job."""
         self._jobs.append((job, front))
 
-    def wait(self, timeout: float) -> list[Finished]:  # noqa: ARG002 - a job in this process can't be left early
+    def wait(self, timeout: float) -> list[Finished | Lost]:  # noqa: ARG002 - a job in this process can't be left early
         """Run the next job."""
         if not self._jobs:
             return []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from .executor import Executor, LocalExecutor, Resources
+from .executor import Executor, LocalExecutor
+from .handover import Handover
+from .resources import Resources
 from .trial import Bench
 
 
@@ -11,7 +13,7 @@ def starting_ray(address: str | None) -> str:
     return f"starting Ray {f'at {address}' if address else 'on this machine'}, which takes a while (executor: ray)"
 
 
-def start_executor(name: str, bench: Bench, resources: Resources) -> Executor:
+def start_executor(name: str, bench: Bench, resources: Resources, handover: Handover) -> Executor:
     """Return the executor "local" or "ray", with its workers started.
 
     Raises
@@ -23,4 +25,4 @@ def start_executor(name: str, bench: Bench, resources: Resources) -> Executor:
         return LocalExecutor(bench)
     from .ray_executor import RayExecutor  # noqa: PLC0415 - importing Ray takes a second that local runs don't owe
 
-    return RayExecutor(bench, resources)
+    return RayExecutor(bench, resources, handover)

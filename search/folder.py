@@ -12,16 +12,21 @@ from filelock import FileLock, Timeout
 from ..spaces.errors import RunError, SettingError
 
 JOURNAL = "journal.jsonl"
+#: Held by the process that searches in the folder; and what names it.
+LOCK, OWNER = ".lock", ".owner"
+#: Results that workers left for a driver that was gone, and the state of training that was interrupted.
+PENDING, CHECKPOINTS = "pending", "checkpoints"
 
 #: What may lie beside a run without being part of it: starting over leaves it alone.
 BESIDE = ("profile.html", "profile.json")
 
 Existing = Literal["refuse", "resume", "fresh"]
+Retry = Literal["unfinished", "errored", "restart-errored"]
 
 #: Everything a run writes. Starting over removes these and nothing else, except the lock, which is held then.
 OURS = (
     JOURNAL, "config.json", "front.json", "report.html", "models", "front", "front.new", "front.old", "baseline",
-    ".lock",
+    PENDING, CHECKPOINTS, LOCK, OWNER,
 )  # fmt: skip
 
 
@@ -47,15 +52,15 @@ def check(folder: Path, existing: Existing) -> None:
             "over (--fresh, or existing='fresh'; its results are discarded), or give another folder."
         )
     if folder.is_dir():
-        strange = sorted(p.name for p in folder.iterdir() if p.name not in (*OURS, *BESIDE))
+        strange = sorted(p.name for p in folder.iterdir() if p.name not in (*OURS, *BESIDE) and OWNER not in p.name)
         if strange and not has_run:
             raise RunError(
                 f"{folder}: is not empty and holds no run (it has {', '.join(strange[:3])}). "
                 "Give an empty or new folder."
             )
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / LOCK)
     try:
-        if (folder / ".lock").exists():
+        if (folder / LOCK).exists():
             with lock.acquire(timeout=0):
                 pass
     except Timeout:
@@ -90,7 +95,7 @@ def clear(folder: Path) -> None:
         If something can't be removed.
     """
     try:
-        for name in set(OURS) - {".lock"}:
+        for name in set(OURS) - {LOCK, OWNER}:
             path = folder / name
             if path.is_dir():
                 shutil.rmtree(path)

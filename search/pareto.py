@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import moocore
 import numpy as np
@@ -67,23 +67,3 @@ def scaled_hypervolume(results: Iterable[Result], objectives: Sequence[Objective
 def compressed(front: Sequence[Result]) -> list[Result]:
     """Return a front without the original model, which is no answer, unless it is the only one."""
     return [r for r in front if not r.recipe.is_baseline] or list(front)
-
-
-def best_results(
-    results: Iterable[Result],
-    objectives: Sequence[Objective],
-    violated: Callable[[Result], Sequence[float]],
-) -> list[Result]:
-    """Return the non-dominated results among those that keep every constraint.
-
-    Where none does, those that break them least are compared instead (by the sum of positive violations), so that
-    there is always an answer. ``violated`` gives a result's violations, 0 or less where kept.
-    """
-    good = [r for r in results if r.status == "ok"]
-    excess = [sum(max(0.0, v) for v in violated(r)) for r in good]
-    if not good:
-        return []
-    least = min(excess)
-    allowed = [r for r, e in zip(good, excess) if e <= least]
-    rows = [[o.loss(r.value(o.name)) for o in objectives] for r in allowed]
-    return [allowed[i] for i in nondominated(rows)]

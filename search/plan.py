@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from ..evaluators.base import Evaluator, evaluators
 from ..spaces.errors import SettingError, nearest
 from ..spaces.task import Task
 from .constraint import Constraint, check_constraints
-from .executor import Resources
-from .folder import Existing, check
+from .folder import Existing, Retry, check
+from .resources import Resources
 from .result import Objective
 from .sampler import check_sampler
 from .trial import metrics_for
@@ -44,6 +45,7 @@ class Plan:
     seed: int
     folder: Path
     existing: Existing
+    retry: Retry
     executor: str
     resources: Resources
     racing: bool = True
@@ -63,6 +65,7 @@ def make_plan(
     seed: int = 0,
     run: str | Path | None = None,
     existing: Existing = "refuse",
+    retry: Retry = "unfinished",
     executor: str = "ray",
     resources: Resources | None = None,
     racing: bool = True,
@@ -81,6 +84,8 @@ def make_plan(
         raise SettingError("seed", seed, "must be a whole number from 0 to 2**32 - 1")
     if executor not in ("ray", "local"):
         raise SettingError("executor", executor, "must be 'ray' or 'local'")
+    if retry not in get_args(Retry):
+        raise SettingError("retry", retry, f"must be one of {', '.join(map(repr, get_args(Retry)))}")
     if not isinstance(racing, bool):
         raise SettingError("racing", racing, "must be True or False")
     quality = Objective(task.metric.name, task.metric.direction, True)
@@ -100,7 +105,7 @@ def make_plan(
     folder = Path(run) if run is not None else Path("runs") / task.name
     check(folder, existing)
     return Plan(
-        goals, quality, measured, limits, _budget(budget, minutes, evaluations), sampler, seed, folder, existing,
+        goals, quality, measured, limits, _budget(budget, minutes, evaluations), sampler, seed, folder, existing, retry,
         executor, resources or Resources(), racing, columns,
     )  # fmt: skip
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
@@ -16,14 +18,15 @@ from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from ..spaces.task import Task
 from .effects import Effect, Request
-from .executor import Resources
 from .executors import start_executor, starting_ray
 from .fisher import Fisher
 from .fitting import check_fits
+from .handover import Handover
 from .latency_check import RECIPES, check_latency, estimate_latency_check
 from .preparation import FIRST
 from .profile_check import STEPS, Check, check_profile, estimate_check
 from .progress import duration
+from .resources import Resources
 from .sensitivity import Profile, Profiler
 from .trial import Bench
 
@@ -112,7 +115,7 @@ def measure(
         executor = "local"
     if executor == "ray":
         console.print(starting_ray(resources.address), soft_wrap=True)
-    workers = start_executor(executor, bench, resources)
+    workers = start_executor(executor, bench, resources, Handover(Path(tempfile.gettempdir())))
     try:
         if profiler.missing:
             console.print(FIRST.format(sum(len(r.settings) for r in profiler.missing)), soft_wrap=True)

@@ -20,6 +20,7 @@ from ..evaluators.accuracy import Look, Quality
 from ..evaluators.base import Measurement
 from ..spaces.data import Batch
 from ..spaces.metric import ACCURACY
+from ..spaces.pulse import beat
 from ..spaces.recipe import Recipe
 from ..spaces.seeding import seeded
 from .estimate import Paired
@@ -193,6 +194,7 @@ class Heat:
 
     def checkpoint(self, point: Checkpoint) -> None:
         """Count a training step, and judge the model after a short part of them; raises as `before_training`."""
+        beat()
         self.trained += point.examples
         short = point.steps >= FEWEST_STEPS and point.done == round(SHORT * point.steps)
         if short and self._partial and "before" in self.rungs and not self._safe:

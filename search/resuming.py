@@ -7,26 +7,30 @@ from .artifact import FILE
 from .facts import limits_of
 from .front import Front
 from .plan import Plan
+from .record import Book
 from .saved import FRONT, load_front
 
 #: What is said of it, with the number of its trials and of those that were asked for.
 ALL_DONE = "{} of {} trials are done; give --trials (in Python: budget=) for more"
 
 
-def finished_front(plan: Plan, trials: int) -> Front | None:
+def finished_front(plan: Plan, book: Book) -> Front | None:
     """Return the front of a run that has all its trials; None if there is work to do.
 
-    There is, where the front was never written, its files are gone, or it was sought under other limits.
+    There is, where the front was never written, its files are gone, it was sought under other limits, or trials are to
+    be run again.
 
     Parameters
     ----------
     plan
         Of the session that would go on.
-    trials
-        In the journal.
+    book
+        What is recorded of the run.
     """
-    wanted = plan.budget.trials
-    if wanted is None or trials < wanted or not (plan.folder / FRONT).is_file():
+    wanted, trials = plan.budget.trials, len(book.results)
+    if wanted is None or trials < wanted or not (plan.folder / FRONT).is_file() or book.unfinished:
+        return None
+    if plan.retry != "unfinished" and any(r.status == "failed" for r, _ in book.results):
         return None
     try:
         front, about = load_front(plan.folder)

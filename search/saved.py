@@ -66,7 +66,7 @@ def load_front(folder: Path) -> tuple[Front, dict[str, Any]]:
     RunError
         If there is none, or it can't be read.
     """
-    _, lines = read(folder)
+    _, record = read(folder)
     path = folder / FRONT
     try:
         data = json.loads(path.read_bytes())
@@ -78,7 +78,7 @@ def load_front(folder: Path) -> tuple[Front, dict[str, Any]]:
             quality,
             _point_from(data["baseline"], folder),
             tuple(_point_from(p, folder) for p in data["points"]),
-            tuple(result for result, _ in lines),
+            tuple(result for result, _ in record.results),
             str(data["split"]),
             bool(data["feasible"]),
             tuple(data["notes"]),
@@ -87,7 +87,7 @@ def load_front(folder: Path) -> tuple[Front, dict[str, Any]]:
         about = dict(data["about"])
     except FileNotFoundError:
         raise RunError(
-            f"{folder}: the run has {counted(len(lines), 'trial')} but no front yet. "
+            f"{folder}: the run has {counted(len(record.results), 'trial')} but no front yet. "
             f"Finish it with: paretopress resume {folder}"
         ) from None
     except (ValueError, KeyError, TypeError, OSError) as error:

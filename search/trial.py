@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from ..evaluators.accuracy import Look, Quality
 from ..evaluators.base import Evaluator, Measurement, Subject, evaluator
 from ..spaces.catalogue import in_stage_order, technique
 from ..spaces.metric import ACCURACY
+from ..spaces.pulse import beat
 from ..spaces.recipe import Recipe
 from ..spaces.seeding import seeded
 from ..spaces.site import Site
@@ -43,7 +45,7 @@ class Job:
     """A recipe to try.
 
     ``number``, ``seed`` and ``origin`` go into the result. ``race`` is None for a trial that nothing may stop.
-    ``attempt`` counts executions after a worker died.
+    ``starts`` counts executions, this one among them, and ``driver`` names the session that asked for this one.
     """
 
     number: int
@@ -51,22 +53,29 @@ class Job:
     seed: int = 0
     origin: str = ""
     race: Race | None = None
-    attempt: int = 1
+    starts: int = 1
+    driver: str = ""
+
+    @property
+    def attempt(self) -> str:
+        """Names this execution and no other: a result that comes late must not be taken for another attempt's."""
+        return f"{self.number}.{self.starts}.{self.driver}"
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A result, and the file if there is one."""
+    """A result, the file if there is one, and the attempt that it is of."""
 
     result: Result
     data: bytes | None = None
+    attempt: str = ""
 
     def without_dominated_file(self, objectives: Sequence[Objective], front: Sequence[Sequence[float]]) -> Finished:
         """Return it without the file if a row of ``front`` dominates it: such a model is not worth sending."""
         if self.data is None:
             return self
         row = [o.loss(self.result.value(o.name)) for o in objectives]
-        return Finished(self.result) if any(dominates(other, row) for other in front) else self
+        return replace(self, data=None) if any(dominates(other, row) for other in front) else self
 
 
 @dataclass
@@ -195,12 +204,12 @@ class Bench:
             known = dict(heat.measured)
             if stop.estimate is not None:
                 known[self.quality.name] = stop.estimate
-            return Finished(result(known, "stopped", stop.reason))
+            return Finished(result(known, "stopped", stop.reason), None, job.attempt)
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0][:500]
-            return Finished(result({}, "failed", reason))
+            return Finished(result({}, "failed", reason), None, job.attempt)
         checksum = hashlib.sha256(saved.data).hexdigest()[:16]
-        done = Finished(result(measured, "ok", "", checksum), saved.data)
+        done = Finished(result(measured, "ok", "", checksum), saved.data, job.attempt)
         return done.without_dominated_file(self.objectives, front)
 
     def compress(
@@ -329,8 +338,16 @@ class Bench:
                 measurement = metric.measure(subject)
             if not math.isfinite(measurement.value):
                 raise ValueError(f"{metric.name} is {measurement.value}")
+            _check_detail(metric.name, measurement)
             measured[metric.name] = measurement
         return measured
+
+
+def _check_detail(name: str, measurement: Measurement) -> None:
+    try:
+        json.dumps(measurement.detail)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: the detail of its measurement can't be written as JSON ({error})") from None
 
 
 class Clock:
@@ -343,6 +360,7 @@ class Clock:
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
         """Count the time inside the block for ``phase``."""
+        beat()
         start, around, self._inner = time.perf_counter(), self._inner, 0.0
         try:
             yield

@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from paretopress.search.executor import LocalExecutor, Resources
+from paretopress.search.executor import LocalExecutor
+from paretopress.search.resources import Resources
 from paretopress.search.executors import start_executor
 from paretopress.search.trial import Bench
 from paretopress.spaces.space import Space

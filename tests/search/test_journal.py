@@ -12,8 +12,10 @@ from unittest import mock
 import pytest
 
 from paretopress.evaluators.base import Measurement
-from paretopress.search.journal import FILE, Journal, identity, read
+from paretopress.search.journal import FILE, Journal, read
+from paretopress.search.record import SCHEMA, identity
 from paretopress.search.result import Objective, Result
+from paretopress.search.trial import Job
 from paretopress.spaces.errors import RunError
 from paretopress.spaces.recipe import Recipe, Step
 from paretopress.spaces.space import Space
@@ -32,19 +34,19 @@ def result(number: int) -> Result:
 def test_results_come_back_as_they_were(tmp_path: Path) -> None:
     """Every field of a result survives the file, and so does what the sampler needs."""
     with Journal(tmp_path, HEADER) as journal:
-        journal.append(result(0), {"generation": 3})
-        journal.append(Result(1, Recipe(), {}, "failed", "it broke"))
-    header, lines = read(tmp_path)
+        journal.finish([(result(0), {"generation": 3})])
+        journal.finish([(Result(1, Recipe(), {}, "failed", "it broke"), {})])
+    header, record = read(tmp_path)
     assert header == HEADER
-    assert lines == [(result(0), {"generation": 3}), (Result(1, Recipe(), {}, "failed", "it broke"), {})]
+    assert record.results == [(result(0), {"generation": 3}), (Result(1, Recipe(), {}, "failed", "it broke"), {})]
 
 
 def test_a_journal_torn_at_any_byte_opens_and_goes_on(tmp_path: Path) -> None:
     """Wherever a crash cut the file, whole lines are kept, the tail is dropped and writing continues."""
     whole = tmp_path / "whole"
     with Journal(whole, HEADER) as journal:
-        journal.append(result(0))
-        journal.append(result(1))
+        journal.finish([(result(0), {})])
+        journal.finish([(result(1), {})])
     data = (whole / FILE).read_bytes()
     ends = [i + 1 for i, byte in enumerate(data) if byte == 10]
     for cut in range(len(data) + 1):
@@ -54,24 +56,68 @@ def test_a_journal_torn_at_any_byte_opens_and_goes_on(tmp_path: Path) -> None:
         kept = max(0, sum(end <= cut for end in ends) - 1)
         with Journal(folder, HEADER) as journal:
             assert len(journal.results) == kept
-            journal.append(result(5))
-        assert [r.number for r, _ in read(folder)[1]] == [*range(kept), 5]
+            journal.finish([(result(5), {})])
+        assert [r.number for r, _ in read(folder)[1].results] == [*range(kept), 5]
 
 
 @pytest.mark.parametrize(
     ("key", "label"),
-    [("task", "task"), ("space", "search space"), ("objectives", "objectives"), ("schema", "journal format")],
+    [("task", "task"), ("space", "search space"), ("objectives", "objectives")],
 )
 def test_the_journal_of_another_run_is_refused(tmp_path: Path, key: str, label: str) -> None:
     """The message says what differs, and the journal is left as it was."""
     with Journal(tmp_path, HEADER) as journal:
-        journal.append(result(0))
+        journal.finish([(result(0), {})])
     before = (tmp_path / FILE).read_bytes()
     with pytest.raises(RunError, match=label):
         Journal(tmp_path, {**HEADER, key: "other"})
     assert (tmp_path / FILE).read_bytes() == before
     with Journal(tmp_path, HEADER) as journal:  # the refusal released the lock
         assert len(journal.results) == 1
+
+
+def test_the_journal_of_a_newer_version_is_refused_and_one_of_an_older_goes_on(tmp_path: Path) -> None:
+    """What a later version wrote isn't guessed at; what an earlier one wrote is continued."""
+    for schema, refused in ((SCHEMA + 1, True), (1, False)):
+        folder = tmp_path / str(schema)
+        with Journal(folder, {**HEADER, "schema": schema}) as journal:
+            journal.finish([(result(0), {})])
+        if refused:
+            with pytest.raises(RunError, match=f"journal format is {schema}"):
+                Journal(folder, HEADER)
+        else:
+            with Journal(folder, HEADER) as journal:
+                assert len(journal.results) == 1
+
+
+def job(number: int, starts: int = 1) -> Job:
+    """Return a job with the recipe of `result`."""
+    known = result(number)
+    return Job(number, known.recipe, known.seed, known.origin, None, starts, "abcd")
+
+
+def test_what_was_started_and_has_no_end_is_unfinished(tmp_path: Path) -> None:
+    """Starts, losses and blame survive the file; a result ends a trial."""
+    with Journal(tmp_path, HEADER) as journal:
+        journal.start([job(0), job(1), job(2)])
+        journal.finish([(result(1), {})])
+        journal.lose([job(0)], "its worker died", blame=True)
+        journal.start([job(0, 2)])
+        journal.lose([job(2)], "the session ended", blame=False)
+        now = dict(journal.unfinished)
+    for unfinished in (now, read(tmp_path)[1].unfinished):
+        assert {u.number: (u.starts, u.losses) for u in unfinished.values()} == {0: (2, 1), 2: (0, 0)}
+        assert unfinished[job(0).recipe.digest].recipe == job(0).recipe
+        assert unfinished[job(0).recipe.digest].seed == job(0).seed
+
+
+def test_a_result_takes_the_place_of_an_earlier_one_of_its_recipe(tmp_path: Path) -> None:
+    """A failed trial that was run again counts once, with its last result."""
+    failed = Result(0, result(0).recipe, {}, "failed", "it broke")
+    with Journal(tmp_path, HEADER) as journal:
+        journal.finish([(failed, {}), (result(1), {})])
+        journal.finish([(result(0), {"n": 1})])
+        assert journal.results == read(tmp_path)[1].results == [(result(0), {"n": 1}), (result(1), {})]
 
 
 def test_a_second_process_is_refused_at_once(tmp_path: Path) -> None:
@@ -90,7 +136,7 @@ def test_a_second_process_is_refused_at_once(tmp_path: Path) -> None:
 def test_a_line_changed_by_hand_is_named(tmp_path: Path) -> None:
     """A whole line that is no JSON is an error with its number, not silently dropped."""
     with Journal(tmp_path, HEADER) as journal:
-        journal.append(result(0))
+        journal.finish([(result(0), {})])
     lines = (tmp_path / FILE).read_text().splitlines()
     (tmp_path / FILE).write_text("\n".join([lines[0], "oops", lines[1], ""]))
     with pytest.raises(RunError, match="line 2"):
@@ -106,13 +152,13 @@ def test_a_folder_without_a_run_says_how_to_start_one(tmp_path: Path) -> None:
 def test_a_full_disk_stops_with_the_reason_and_keeps_the_rest(tmp_path: Path) -> None:
     """A line that can't be written is cut off; what was recorded before stays readable."""
     with Journal(tmp_path, HEADER) as journal:
-        journal.append(result(0))
+        journal.finish([(result(0), {})])
         with (
             mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, "No space left on device")),
             pytest.raises(RunError, match="No space left"),
         ):
-            journal.append(result(1))
-    assert [r.number for r, _ in read(tmp_path)[1]] == [0]
+            journal.finish([(result(1), {})])
+    assert [r.number for r, _ in read(tmp_path)[1].results] == [0]
 
 
 def test_identity_changes_with_what_is_searched(task: Task, space: Space) -> None:

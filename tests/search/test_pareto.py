@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paretopress.evaluators.base import Measurement
-from paretopress.search.pareto import best_results, dominates, hypervolume, nondominated, scaled_hypervolume
+from paretopress.search.pareto import dominates, hypervolume, nondominated, scaled_hypervolume
 from paretopress.search.result import Objective, Result
 from paretopress.spaces.recipe import Recipe, Step
 
@@ -60,19 +60,3 @@ def test_scaled_hypervolume_is_relative_to_the_baseline() -> None:
     base = result(0, 0.9, 1000)
     half = result(1, 0.9, 500)
     assert scaled_hypervolume([half], GOALS, base) == pytest.approx((0.5 * 0.6) / (0.5 * 1.1))
-
-
-def test_infeasible_results_are_compared_only_where_nothing_is_feasible() -> None:
-    """The front holds feasible results, or, without any, those that break the limits least."""
-    small, big = result(1, 0.5, 10), result(2, 0.9, 100)
-    broken = {1: [1.0], 2: [-0.1]}
-    assert best_results([small, big], GOALS, lambda r: broken[r.number]) == [big]
-    broken = {1: [1.0], 2: [0.5]}
-    assert best_results([small, big], GOALS, lambda r: broken[r.number]) == [big]
-    assert best_results([small, big], GOALS, lambda r: []) == [small, big]
-
-
-def test_failed_results_are_never_on_the_front() -> None:
-    """A failed trial has no figures, so it can't dominate."""
-    failed = Result(3, Recipe(), {}, "failed", "boom")
-    assert best_results([failed], GOALS, lambda r: []) == []

@@ -72,7 +72,7 @@ def test_stopped_trials_are_on_record_but_not_on_the_front(pair: tuple[Front, Fr
     """They count as trials, keep costs and reason through the journal, have no file, and are no failures."""
     _, on = pair
     assert on.folder is not None
-    again = [r for r, _ in read(on.folder)[1]]
+    again = [r for r, _ in read(on.folder)[1].results]
     assert [r.to_json() for r in again] == [r.to_json() for r in on.results]
     stopped = [r for r in again if r.status == "stopped"]
     assert not on.errors

@@ -18,7 +18,7 @@ def test_a_run_without_a_front_says_how_far_it_came(tmp_path: Path, trials: int,
     """The message counts the trials in words that are right for one, too, and says how to finish."""
     with Journal(tmp_path, {"schema": 1}) as journal:
         for number in range(trials):
-            journal.append(Result(number, Recipe.of([Step.of("fc", "integer", bits=number + 2)])))
+            journal.finish([(Result(number, Recipe.of([Step.of("fc", "integer", bits=number + 2)])), {})])
     with pytest.raises(RunError, match=text) as caught:
         open_front(tmp_path)
     assert f"paretopress resume {tmp_path}" in str(caught.value)

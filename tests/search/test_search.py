@@ -111,9 +111,9 @@ def test_resume_continues_without_repeating(task: Task, space: Space, tmp_path: 
     """A resumed run keeps its trials, adds only new recipes and ends at the same total."""
     folder = tmp_path / "r"
     run(task, space, folder, budget=5)
-    first = [r.to_json() for r, _ in read(folder)[1]]
+    first = [r.to_json() for r, _ in read(folder)[1].results]
     run(task, space, folder, budget=9, existing="resume")
-    lines = [r.to_json() for r, _ in read(folder)[1]]
+    lines = [r.to_json() for r, _ in read(folder)[1].results]
     assert lines[:5] == first
     assert len({line["digest"] for line in lines}) == len(lines) == 9
 
@@ -170,7 +170,7 @@ def test_ctrl_c_returns_the_front_so_far(task: Task, space: Space, tmp_path: Pat
     folder = tmp_path / "r"
 
     def interrupt() -> None:
-        while not (folder / "journal.jsonl").exists() or len(read(folder)[1]) < 3:
+        while not (folder / "journal.jsonl").exists() or len(read(folder)[1].results) < 3:
             time.sleep(0.02)
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -334,7 +334,7 @@ class TestBadInput:
                 resources=Resources(address="127.0.0.1:1"),
                 existing="fresh",
             )
-        assert len(read(tmp_path / "r")[1]) == 2
+        assert len(read(tmp_path / "r")[1].results) == 2
 
     def test_a_folder_in_use_is_refused_at_once(self, task: Task, space: Space, tmp_path: Path) -> None:
         """While another driver holds the folder nobody else starts in it."""

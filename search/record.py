@@ -1,0 +1,209 @@
+"""What is recorded of a run: the starts, losses and ends of its trials, as JSON-able lines and what they add up to.
+
+A trial that was started and has no end was running when the run was killed; it is run again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from ..evaluators.base import Evaluator
+from ..spaces.errors import RunError
+from ..spaces.recipe import Recipe
+from ..spaces.space import Space
+from ..spaces.task import Task
+from .result import Objective, Result
+from .trial import Job
+
+#: 2 has starts and losses; a journal of 1 can be read, and goes on as one of 2.
+SCHEMA = 2
+
+
+def identity(
+    task: Task, space: Space, objectives: Sequence[Objective], metrics: Sequence[Evaluator] = ()
+) -> dict[str, Any]:
+    """Return the header that makes two runs the same; ``metrics`` is what is measured."""
+    conditions = {m.name: m.conditions for m in metrics if m.conditions}
+    return {
+        "schema": SCHEMA,
+        "name": task.name,
+        "task": task.digest,
+        "space": space.digest,
+        "objectives": [[o.name, o.direction] for o in objectives],
+        **({"conditions": conditions} if conditions else {}),
+    }
+
+
+def check_same(known: Mapping[str, Any], header: Mapping[str, Any], place: object) -> None:
+    """Check that a run may be continued.
+
+    Parameters
+    ----------
+    known
+        The header of the run.
+    header
+        Of the session that would go on.
+    place
+        Where the run is, for the message.
+
+    Raises
+    ------
+    RunError
+        If it is another run, or was written by a newer version.
+    """
+    schema = known.get("schema")
+    if not isinstance(schema, int) or schema > SCHEMA:
+        raise RunError(
+            f"{place}: its journal format is {schema!r}, and this version of paretopress reads up to {SCHEMA}. "
+            "Resume it with the version that wrote it, or start over in a new folder (or with --fresh)."
+        )
+    for key, label in (
+        ("task", "task (model, validation data or metric)"),
+        ("objectives", "objectives"),
+        ("space", "search space"),
+        ("conditions", "way of measuring"),
+    ):
+        if known.get(key) != header.get(key):
+            raise RunError(
+                f"{place} is the journal of another run: its {label} is {known.get(key)!r}, this one's is "
+                f"{header.get(key)!r}. Resume with the settings it was started with, or start over in a new folder "
+                "(or with --fresh, which discards it)."
+            )
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A trial without an end.
+
+    Attributes
+    ----------
+    number, recipe, seed, origin
+        As of its `Job`.
+    starts
+        How often it was started, but for those starts that were given up for no fault of its own.
+    losses
+        How often its worker was lost.
+    """
+
+    number: int
+    recipe: Recipe
+    seed: int
+    origin: str
+    starts: int = 0
+    losses: int = 0
+
+
+@dataclass
+class Record:
+    """What the lines of a run add up to.
+
+    Attributes
+    ----------
+    results
+        Each trial's last result, with what the sampler needs to know it again.
+    unfinished
+        Digest of a recipe -> a trial without an end.
+    """
+
+    results: list[tuple[Result, dict[str, Any]]] = field(default_factory=list)
+    unfinished: dict[str, Unfinished] = field(default_factory=dict)
+    _place: dict[str, int] = field(default_factory=dict)
+
+    def started(self, number: int, recipe: Recipe, seed: int, origin: str) -> None:
+        """Take in a start."""
+        known = self.unfinished.get(recipe.digest) or Unfinished(number, recipe, seed, origin)
+        self.unfinished[recipe.digest] = replace(known, starts=known.starts + 1)
+
+    def lost(self, digest: str, blame: bool) -> None:
+        """Take in a loss."""
+        known = self.unfinished.get(digest)
+        if known is not None:
+            starts, losses = known.starts - (not blame), known.losses + blame
+            self.unfinished[digest] = replace(known, starts=starts, losses=losses)
+
+    def finished(self, result: Result, attributes: Mapping[str, Any]) -> None:
+        """Take in a result; it takes the place of an earlier one of the same recipe."""
+        digest = result.recipe.digest
+        self.unfinished.pop(digest, None)
+        entry = result, dict(attributes)
+        if digest in self._place:
+            self.results[self._place[digest]] = entry
+        else:
+            self._place[digest] = len(self.results)
+            self.results.append(entry)
+
+    def read(self, line: Mapping[str, Any]) -> None:
+        """Take in a line.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If it is none of ours.
+        """
+        if "trial" in line:
+            self.finished(Result.from_json(line["trial"]), line.get("sampler", {}))
+        elif "start" in line:
+            recipe = Recipe.from_json(line["recipe"])
+            self.started(int(line["number"]), recipe, int(line["seed"]), str(line["origin"]))
+        else:
+            self.lost(str(line["digest"]), bool(line["blame"]))
+
+
+def start_line(job: Job) -> dict[str, Any]:
+    """Return what is recorded of a start."""
+    about = {"number": job.number, "seed": job.seed, "origin": job.origin}
+    return {"start": job.attempt, "digest": job.recipe.digest, **about, "recipe": job.recipe.to_json()}
+
+
+def loss_line(job: Job, reason: str, blame: bool) -> dict[str, Any]:
+    """Return what is recorded of a loss; ``blame`` says whether it may be the trial's own doing."""
+    return {"lost": job.attempt, "digest": job.recipe.digest, "reason": reason, "blame": blame}
+
+
+def end_line(result: Result, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is recorded of a result."""
+    return {"trial": result.to_json(), "sampler": dict(attributes)}
+
+
+class Book(Protocol):
+    """Where a run is recorded. What a call records is safe when it returns; a call that raises has recorded nothing.
+
+    Attributes
+    ----------
+    results, unfinished
+        See `Record`.
+    """
+
+    @property
+    def results(self) -> list[tuple[Result, dict[str, Any]]]:
+        """See `Record`."""
+        ...
+
+    @property
+    def unfinished(self) -> dict[str, Unfinished]:
+        """See `Record`."""
+        ...
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Record that trials are about to run.
+
+        Raises
+        ------
+        RunError
+            If it can't be recorded, or another process has taken the run over.
+        """
+        ...
+
+    def lose(self, jobs: Sequence[Job], reason: str, blame: bool) -> None:
+        """Record that trials were given up before their end; ``blame`` says whether it may be their own doing."""
+        ...
+
+    def finish(self, entries: Sequence[tuple[Result, Mapping[str, Any]]]) -> None:
+        """Record finished trials, each with what the sampler needs to know it again."""
+        ...
+
+    def close(self) -> None:
+        """Give the run up."""
+        ...

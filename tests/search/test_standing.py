@@ -1,0 +1,75 @@
+"""How a run stands, against going through all its results anew."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paretopress.evaluators.base import Measurement
+from paretopress.search.pareto import nondominated
+from paretopress.search.result import LEAST, Objective, Result
+from paretopress.search.standing import Standing
+from paretopress.spaces.recipe import Recipe, Step
+
+QUALITY = Objective("accuracy", "maximize", True)
+GOALS = (QUALITY, Objective("size", "minimize"))
+#: Accuracy, size, violation, and whether it failed.
+TRIALS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(-1, 2), st.booleans()), max_size=15)
+
+
+def result(number: int, accuracy: float, size: float, failed: bool = False) -> Result:
+    """Return a result of a made-up recipe; number 0 is the original."""
+    recipe = Recipe.of([Step.of("a", "t", n=number)]) if number else Recipe()
+    if failed:
+        return Result(number, recipe, {}, "failed", "boom")
+    return Result(number, recipe, {"accuracy": Measurement(accuracy, repeats=100), "size": Measurement(size, "B")})
+
+
+@given(TRIALS)
+def test_the_front_is_that_of_all_results_together(trials: list[tuple[int, int, int, bool]]) -> None:
+    """Whatever comes in whatever order, the front is the non-dominated part of those that break the limits least."""
+    broken = {number: [float(violation)] for number, (_, _, violation, _) in enumerate(trials)}
+    standing = Standing(GOALS, QUALITY, lambda r: broken[r.number])
+    results = [result(n, a, s, failed) for n, (a, s, _, failed) in enumerate(trials)]
+    changes = [standing.add(r) for r in results]
+    good = [r for r in results if r.status == "ok"]
+    least = min((max(0.0, broken[r.number][0]) for r in good), default=0.0)
+    allowed = [r for r in good if max(0.0, broken[r.number][0]) <= least]
+    rows = [[o.loss(r.value(o.name)) for o in GOALS] for r in allowed]
+    assert standing.front == [allowed[i] for i in nondominated(rows)]
+    assert standing.losses == [[o.loss(r.value(o.name)) for o in GOALS] for r in standing.front]
+    assert standing.feasible == (least <= 0)
+    assert list(standing.results.values()) == results
+    assert not any(changed for changed, r in zip(changes, results) if r.status == "failed")
+
+
+def test_infeasible_results_are_the_front_only_where_nothing_is_feasible() -> None:
+    """The first that keeps the limits replaces all that break them."""
+    broken = {1: [1.0], 2: [0.5], 3: [0.0]}
+    standing = Standing(GOALS, QUALITY, lambda r: broken[r.number])
+    for number, best in ((1, [1]), (2, [2]), (3, [3])):
+        assert standing.add(result(number, 0.1 * (4 - number), 10 * number))
+        assert [r.number for r in standing.front] == best
+        assert standing.feasible == (number == 3)
+
+
+def test_work_is_counted_once_in_shares_of_the_originals() -> None:
+    """A full look is one evaluation, half of the examples a half, and a trial that saw nothing the least share."""
+    standing = Standing(GOALS, QUALITY, lambda r: [])
+    assert standing.evaluations == 0
+    standing.add(result(0, 0.9, 100))
+    half = Result(1, Recipe.of([Step.of("a", "t", n=1)]), {}, "stopped", work={"examples": 50})
+    standing.add(half)
+    assert standing.evaluations == 1.5
+    standing.add(Result(2, Recipe.of([Step.of("a", "t", n=2)]), {}, "failed", work={"examples": 0}))
+    assert standing.evaluations == 1.5 + LEAST
+    assert standing.evaluations == 1.5 + LEAST
+
+
+def test_a_failed_result_is_replaced_in_its_place() -> None:
+    """A trial that was run again has its new result, and the order of trials stays."""
+    standing = Standing(GOALS, QUALITY, lambda r: [])
+    for r in (result(0, 0.9, 100), result(1, 0, 0, failed=True), result(2, 0.8, 50), result(1, 0.85, 60)):
+        standing.add(r)
+    assert [(r.number, r.status) for r in standing.results.values()] == [(0, "ok"), (1, "ok"), (2, "ok")]
+    assert {r.number for r in standing.front} == {0, 1, 2}
