@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +127,37 @@ class Checkpoint:
     forward: Callable[[tuple[Tensor, ...]], Tensor]
 
 
+class Saves(Protocol):
+    """Where the state of training is kept, so that training whose worker was lost goes on with another."""
+
+    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return the tensors and JSON-able facts that a technique saved in an earlier attempt; None if it didn't."""
+        ...
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        ...
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Keep a technique's state, in place of an earlier one."""
+        ...
+
+
+class NoSaves:
+    """Keeps nothing."""
+
+    def load(self, name: str) -> None:  # noqa: ARG002 - there is nothing
+        """Return None."""
+        return
+
+    def due(self) -> bool:
+        """Return False."""
+        return False
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Keep nothing."""
+
+
 def _go_on(checkpoint: Checkpoint) -> None:
     """Let the training go on."""
 
@@ -146,6 +178,8 @@ class Context:
         Where results of single layers are kept; by default nowhere.
     checkpoint
         Recovery training calls it after every step. What it raises must pass: it ends the trial.
+    saves
+        Where recovery training keeps its state now and then; by default nowhere.
     """
 
     task: Task
@@ -153,3 +187,4 @@ class Context:
     seed: int = 0
     cache: LayerCache = field(default_factory=LayerCache.none)
     checkpoint: Callable[[Checkpoint], None] = _go_on
+    saves: Saves = field(default_factory=NoSaves)

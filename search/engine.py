@@ -299,7 +299,7 @@ class Engine:
             if end.data is not None and end.result.recipe.digest in best:
                 self.store.save(end.result.recipe.digest, end.data)
         self.journal.finish([(f.result, self.sampler.attributes(t.proposals[0])) for f, t in zip(finished, trials)])
-        self.handover.drop(f.attempt for f in finished)
+        self.handover.drop(finished)
         self._replacing -= replaced
         for end, trial in zip(finished, trials):
             del self._trials[end.result.recipe.digest]
@@ -334,6 +334,8 @@ class Engine:
         if self.plan.retry != "unfinished":
             for result in [r for r in self.standing.results.values() if r.status == "failed"]:
                 self._open(self.sampler.ask_for(result.recipe, result.origin), result.number, result.seed)
+                if self.plan.retry == "restart-errored":
+                    self.handover.forget(result.recipe.digest)
         self._waiting.extend(self._trials)
 
     def _abandon(self) -> None:

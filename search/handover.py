@@ -15,10 +15,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..compressors.draft import NoSaves
 from ..spaces.errors import RunError
-from .folder import PENDING
+from .folder import CHECKPOINTS, PENDING
 from .result import Result
 from .store import write_atomically
+from .training_saves import FileSaves
 from .trial import Finished
 
 _SUFFIX = ".trial"
@@ -58,12 +60,25 @@ class Handover:
 
     def leave(self, finished: Finished) -> None:
         """Keep a worker's result, if the run's folder is there on its machine and can be written."""
-        if (self.place / f"{_MARK}{self.driver}").exists():
+        if self.here:
             data = finished.data or b""
             digest = hashlib.sha256(data).hexdigest() if finished.data is not None else ""
             head = {"trial": finished.result.to_json(), "attempt": finished.attempt, "sha256": digest}
             with suppress(RunError):  # it is returned as well
                 write_atomically(self._path(finished.attempt), json.dumps(head).encode() + b"\n" + data)
+
+    @property
+    def here(self) -> bool:
+        """Whether this machine has the driver's folder, and not another one of the same name."""
+        return (self.place / f"{_MARK}{self.driver}").exists()
+
+    def saves(self, digest: str) -> FileSaves | NoSaves:
+        """Return where a trial's training keeps its state."""
+        return FileSaves(self.folder / CHECKPOINTS, digest) if self.here else NoSaves()
+
+    def forget(self, digest: str) -> None:
+        """Remove the state of a trial's training."""
+        FileSaves(self.folder / CHECKPOINTS, digest).remove()
 
     def _path(self, attempt: str) -> Path:
         return self.place / f"{attempt}{_SUFFIX}"
@@ -78,11 +93,13 @@ class Handover:
                 if whole:
                     yield Finished(Result.from_json(head["trial"]), data or None, str(head["attempt"]))
 
-    def drop(self, attempts: Iterable[str]) -> None:
-        """Remove what is in the journal now."""
-        for attempt in attempts:
+    def drop(self, ended: Iterable[Finished]) -> None:
+        """Remove what is in the journal now; the training of a trial that failed may go on one day."""
+        for end in ended:
             with suppress(OSError):
-                self._path(attempt).unlink()
+                self._path(end.attempt).unlink()
+            if end.result.status != "failed":
+                self.forget(end.result.recipe.digest)
 
     def close(self) -> None:
         """Remove everything: the run has its front."""

@@ -11,11 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..compressors.batchnorm import Judge
-from ..compressors.draft import Checkpoint
+from ..compressors.draft import Checkpoint, Saves
 from ..evaluators.accuracy import Look, Quality
 from ..evaluators.base import Measurement
 from ..spaces.data import Batch
@@ -304,6 +305,17 @@ class Heat:
             Measurement(ends[0], self._quality.unit, (min(ends), max(ends)), look.examples, {"foretold": rung}),
         )
 
+    def notes(self) -> dict[str, Any]:
+        """Return what was learnt of a trial in training, as JSON-able facts."""
+        work = {"examples": self.examples, "trained": self.trained, "calibrated": self.calibrated}
+        return {"work": work, "rungs": self.rungs, "safe": self._safe}
+
+    def recall(self, notes: Mapping[str, Any]) -> None:
+        """Take up the notes of an earlier attempt, whose training goes on."""
+        work = notes["work"]
+        self.examples, self.trained, self.calibrated = work["examples"], work["trained"], work["calibrated"]
+        self.rungs, self._safe = {rung: dict(values) for rung, values in notes["rungs"].items()}, notes["safe"]
+
     def calibrating(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         """Return the batches, their examples being counted whenever they are iterated."""
         return _Counted(batches, self)
@@ -342,3 +354,25 @@ class _Outputs(nn.Module):
 
     def forward(self, *args: Tensor) -> Tensor:
         return self._function(args)
+
+
+class HeatSaves:
+    """Keeps a heat's part in a trial with the state of its training; see `Saves`."""
+
+    def __init__(self, saves: Saves, heat: Heat) -> None:
+        self._saves, self._heat = saves, heat
+
+    def load(self, name: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """Return a technique's state, if there is one, and take up the heat's."""
+        saved = self._saves.load(name)
+        if saved is not None:
+            self._heat.recall(saved[1]["heat"])
+        return saved
+
+    def due(self) -> bool:
+        """Whether it is time to save."""
+        return self._saves.due()
+
+    def save(self, name: str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Keep a technique's state, and the heat's."""
+        self._saves.save(name, tensors, {**facts, "heat": self._heat.notes()})

@@ -143,7 +143,7 @@ class RayExecutor:
         """Stop the workers, and Ray if it was started here."""
         if self._pool is not None:
             self._pool.close()
-        if self._started:
+        if self._started and not (self._pool is not None and self._pool.headless):
             ray.shutdown()
-            self._started = False
+        self._started = False
         remove_folders(self._handover.driver)

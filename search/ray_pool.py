@@ -132,9 +132,14 @@ class Pool(Generic[Tag]):
                 ended, self._ended = self._ended, []
                 return ended
 
+    @property
+    def headless(self) -> bool:
+        """Whether the cluster's head didn't answer when it was last asked: what needs it would wait for ever."""
+        return self._headless > 0
+
     def close(self) -> None:
         """Stop all workers."""
-        if self._headless == 0:
+        if not self.headless:
             for slot in self._slots:
                 ray.kill(slot.actor)
         self._slots.clear()
@@ -226,8 +231,8 @@ class Pool(Generic[Tag]):
             self._watch(slot, now)
         if now - self._fitted >= REFIT:
             self._fitted = now
-            self._check_head()
-            self._refit()
+            if self._check_head():  # else it would wait for an answer
+                self._refit()
         if self.ready:
             self._had = now
         elif now - self._had > START:
@@ -263,13 +268,14 @@ class Pool(Generic[Tag]):
             return self._lose(slot, f"it got no further for {STUCK:.0f} s", "failed")
         return None
 
-    def _check_head(self) -> None:
+    def _check_head(self) -> bool:
         self._headless = 0 if head_answers() else self._headless + 1
         if self._headless >= _HEADLESS:
             raise RunError(
                 "the head of the Ray cluster is gone: it takes no connections. What was recorded is kept; start the "
                 "cluster again and resume."
             )
+        return not self._headless
 
     def _refit(self) -> None:
         """Have as many workers as the cluster can hold, and replace those that don't come."""

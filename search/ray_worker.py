@@ -99,7 +99,7 @@ class Worker:
     def run(self, job: Job, front: list[list[float]]) -> Finished:
         """Return a trial's result; it is left on disk, too, where the driver would look for it."""
         try:
-            finished = self._bench.run(job, front)
+            finished = self._bench.run(job, front, self._handover.saves(job.recipe.digest))
         finally:
             self._tidy()
         self._handover.leave(finished)

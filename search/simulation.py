@@ -87,7 +87,10 @@ class SimulatedExecutor:
         return ended
 
     def survey(
-        self, requests: Sequence[Request], coder: Step | None, fisher: Fisher
+        self,
+        requests: Sequence[Request],  # noqa: ARG002 - nothing is measured
+        coder: Step | None,  # noqa: ARG002 - as above
+        fisher: Fisher,  # noqa: ARG002 - as above
     ) -> Iterator[tuple[int, list[Effect]]]:
         """Measure nothing: a simulation is given its profile."""
         yield from ()
@@ -95,4 +98,3 @@ class SimulatedExecutor:
     def close(self) -> None:
         """Forget what runs."""
         self._ends.clear()
-

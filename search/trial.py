@@ -17,7 +17,7 @@ from torch import nn
 from ..compressors.base import Compressor, apply_step
 from ..compressors.batchnorm import Judge, reestimate
 from ..compressors.cache import LayerCache
-from ..compressors.draft import Context, Draft
+from ..compressors.draft import Context, Draft, NoSaves, Saves
 from ..compressors.encoding import Encoding
 from ..evaluators.accuracy import Look, Quality
 from ..evaluators.base import Evaluator, Measurement, Subject, evaluator
@@ -33,7 +33,7 @@ from .artifact import Saved, dumps, loads
 from .deployment import deployment
 from .layers import ModuleForm
 from .pareto import dominates
-from .racing import Heat, Race, Stop
+from .racing import Heat, HeatSaves, Race, Stop
 from .result import Objective, Result, Status
 
 #: What is told a model's costs, and says who judges it; it raises `Stop` if nobody need to.
@@ -173,11 +173,12 @@ class Bench:
             lambda: self.reference, self.quality.partial(self.task.validation),
         )  # fmt: skip
 
-    def run(self, job: Job, front: Sequence[Sequence[float]] = ()) -> Finished:
+    def run(self, job: Job, front: Sequence[Sequence[float]] = (), saves: Saves | None = None) -> Finished:
         """Run a trial. Whatever goes wrong becomes a failed result; nothing is raised but interrupts.
 
         ``front`` are the losses that are known to be non-dominated. A trial that can't reach them any more is stopped
-        if the job says so, and a result that one of them dominates comes back without its file.
+        if the job says so, and a result that one of them dominates comes back without its file. With ``saves``,
+        training goes on where an earlier attempt had come to.
         """
         start = time.perf_counter()
         clock = Clock()
@@ -193,7 +194,7 @@ class Bench:
 
         try:
             with self.threaded():
-                saved, draft = self.compress(job.recipe, job.seed, clock, heat)
+                saved, draft = self.compress(job.recipe, job.seed, clock, heat, saves)
                 with clock("load"):
                     model = self.reload(saved, draft)
                 with clock("measure"):
@@ -213,7 +214,12 @@ class Bench:
         return done.without_dominated_file(self.objectives, front)
 
     def compress(
-        self, recipe: Recipe, seed: int, clock: Clock | None = None, heat: Heat | None = None
+        self,
+        recipe: Recipe,
+        seed: int,
+        clock: Clock | None = None,
+        heat: Heat | None = None,
+        saves: Saves | None = None,
     ) -> tuple[Saved, Draft]:
         """Return the compressed model as a file, and the draft that it was written from.
 
@@ -225,7 +231,8 @@ class Bench:
             If the compressed model's output is not finite.
         """
         clock, heat = clock or Clock(), heat or self.heat(recipe, None, ())
-        context = Context(self.task, self.sites, seed, self.cache, checkpoint=heat.checkpoint)
+        kept = HeatSaves(saves, heat) if saves is not None else NoSaves()
+        context = Context(self.task, self.sites, seed, self.cache, checkpoint=heat.checkpoint, saves=kept)
         draft = Draft.of(self.task.model)
         steps = in_stage_order(recipe.steps)
         recovering = False

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,25 @@ def seeded(seed: int) -> Iterator[None]:
         random.setstate(python)
         np.random.set_state(legacy)
         torch.set_rng_state(own)
+
+
+def random_state() -> dict[str, Any]:
+    """Return the states of the three generators as JSON-able values; those of accelerators are left out."""
+    name, keys, place, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [name, np.asarray(keys).tolist(), place, has_gauss, gauss],
+        "torch": torch.get_rng_state().tolist(),
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put back what `random_state` returned, as it is or read from JSON."""
+    version, inner, gauss = state["python"]
+    random.setstate((version, tuple(inner), gauss))
+    name, keys, place, has_gauss, cached = state["numpy"]
+    np.random.set_state((name, np.array(keys, dtype=np.uint32), place, has_gauss, cached))
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
 
 
 @cache

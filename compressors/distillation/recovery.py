@@ -23,6 +23,7 @@ from ..base import Compressor, DataNeed, Params, register
 from ..draft import Checkpoint, Context, Draft
 from ..encoding import Float32, Trainable
 from .losses import teacher_loss
+from .state import Feed, Training
 
 #: Gradients are scaled down to this Euclidean norm: a freshly damaged model gives steep ones at first.
 CLIP_NORM = 1.0
@@ -142,11 +143,13 @@ class Distillation(Compressor):
         steps, rate = int(params["steps"]), float(params["learning_rate"])
         optimiser = torch.optim.Adam(student.parameters, lr=rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        for step, batch in enumerate(task.train.limited(steps)):
+        training = Training(student.forms, draft.model, optimiser, schedule, Feed(task.train, steps))
+        training.resume(context.saves.load(self.name))
+        for step, batch in training.feed:
             loss = _loss(student, task, batch, float(params["temperature"]), float(params["weight"]))
             if not math.isfinite(loss.item()):
                 raise RuntimeError(
-                    f"recovery training: the loss is {loss.item()} at step {step + 1} of {steps} "
+                    f"recovery training: the loss is {loss.item()} at step {step} of {steps} "
                     f"with learning_rate = {rate:g}"
                 )
             optimiser.zero_grad()
@@ -154,7 +157,9 @@ class Distillation(Compressor):
             nn.utils.clip_grad_norm_(student.parameters, CLIP_NORM)
             optimiser.step()
             schedule.step()
-            context.checkpoint(Checkpoint(step + 1, steps, len(batch[1]), student.stored))
+            context.checkpoint(Checkpoint(step, steps, len(batch[1]), student.stored))
+            if step < steps and context.saves.due():
+                context.saves.save(self.name, *training.state())
         student.finish()
 
 

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 from paretopress.search.executor import LocalExecutor
-from paretopress.search.resources import Resources
 from paretopress.search.executors import start_executor
+from paretopress.search.resources import Resources
 from paretopress.search.trial import Bench
 from paretopress.spaces.space import Space
 from paretopress.spaces.task import Task

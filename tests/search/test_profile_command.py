@@ -13,8 +13,8 @@ from rich.console import Console
 
 from paretopress.search import latency_check, profile, stopwatch
 from paretopress.search.cli import main
-from paretopress.search.resources import Resources
 from paretopress.search.profile_run import measure
+from paretopress.search.resources import Resources
 from paretopress.spaces.errors import SettingError
 from paretopress.spaces.space import Space
 from paretopress.spaces.task import Task

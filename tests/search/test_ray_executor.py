@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from paretopress.search import Resources, Space, Task, open_front, search
-from paretopress.search.racing import Race
 from paretopress.search.executor import Lost
 from paretopress.search.handover import Handover
+from paretopress.search.racing import Race
 from paretopress.search.ray_executor import RayExecutor
 from paretopress.search.ray_shipping import pack, unpack
 from paretopress.search.result import Objective

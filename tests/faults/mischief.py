@@ -1,0 +1,207 @@
+"""What the tests of faults share: a technique that does to its worker what it is told to, and a real Ray cluster."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.cluster_utils import Cluster
+from torch import nn
+
+from paretopress.compressors.base import Compressor, Params
+from paretopress.compressors.draft import Context, Draft
+from paretopress.search.engine import Engine
+from paretopress.search.handover import Handover
+from paretopress.search.journal import Journal
+from paretopress.search.optuna_samplers import OptunaSampler
+from paretopress.search.plan import make_plan
+from paretopress.search.ray_executor import RayExecutor
+from paretopress.search.record import identity
+from paretopress.search.resources import Resources
+from paretopress.search.result import Result
+from paretopress.search.store import Store
+from paretopress.search.trial import Bench, Job
+from paretopress.spaces.knob import Knob
+from paretopress.spaces.recipe import Recipe, Step
+from paretopress.spaces.site import MODEL, Site
+from paretopress.spaces.space import Space
+from paretopress.spaces.stage import Stage
+from paretopress.spaces.task import Task
+
+
+class Locked(Exception):  # noqa: N818 - what is tested is that it won't pickle
+    """An exception that can't be pickled."""
+
+    def __init__(self) -> None:
+        super().__init__("it holds a lock")
+        self.lock = threading.Lock()
+
+
+def fail(error: Exception) -> None:
+    """Raise an error."""
+    raise error
+
+
+def leak() -> None:
+    """Take more and more memory."""
+    held = []
+    while True:
+        held.append(mmap.mmap(-1, 50_000_000, flags=mmap.MAP_PRIVATE))
+        held[-1].write(b"x" * 50_000_000)
+        time.sleep(0.05)
+
+
+def fill() -> None:
+    """Write a file that is larger than any disk."""
+    with tempfile.NamedTemporaryFile(delete=False) as big:
+        os.posix_fallocate(big.fileno(), 0, 1 << 50)
+
+
+DOINGS: dict[str, Callable[[], object]] = {
+    "raise": lambda: fail(RuntimeError("as it was told to")),
+    "unpicklable": lambda: fail(Locked()),
+    "exit": lambda: os._exit(3),
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "segfault": lambda: ctypes.string_at(0),
+    "sleep": lambda: time.sleep(10_000),
+    "hold": lambda: ctypes.PyDLL(None).sleep(10_000),  # and hold the interpreter's lock
+    "slow": lambda: time.sleep(12),
+    "leak": leak,
+    "fill": fill,
+}
+DEEDS = ("none", "nan", "wait", *DOINGS)
+
+
+class Mischief(Compressor):
+    """Does a deed in the worker, and nothing in the process that made it.
+
+    Parameters
+    ----------
+    folder
+        Notes each time that a trial began, and holds back those that ``wait`` until a file ``go`` is there.
+    """
+
+    name = "mischief"
+    stage = Stage.OPERATOR
+    kinds = frozenset({"model"})
+    summary = "a test's"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.home = folder, os.getpid()
+
+    def knobs(self, site: Site) -> tuple[Knob, ...]:
+        """Return which deed, and a number that makes trials differ."""
+        return (Knob("deed", DEEDS), Knob("number", tuple(range(100))))
+
+    def apply(self, draft: Draft, site: Site, params: Params, context: Context) -> None:
+        """Do it."""
+        deed, number = str(params["deed"]), int(params["number"])
+        with torch.no_grad():
+            next(draft.model.parameters()).mul_(1 - number / 1000)
+        if os.getpid() == self.home:
+            return
+        with (self.folder / "began").open("a") as file:
+            file.write(f"{deed} {number} {os.getpid()}\n")
+        if deed == "nan":
+            with torch.no_grad():
+                next(draft.model.parameters()).fill_(float("nan"))
+        while deed == "wait" and not (self.folder / "go").exists():
+            time.sleep(0.05)
+        DOINGS.get(deed, lambda: None)()
+
+
+def deed(name: str, number: int = 0) -> Recipe:
+    """Return the recipe of a trial that does something."""
+    return Recipe.of([Step.of(MODEL, "mischief", deed=name, number=number)])
+
+
+class Linear(nn.Module):
+    """One layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x)
+
+
+@dataclass
+class Run:
+    """A run of given recipes on a cluster, and nothing else.
+
+    Attributes
+    ----------
+    task
+        Of the run.
+    folder
+        The run's.
+    resources
+        Of its trials.
+    """
+
+    task: Task
+    folder: Path
+    resources: Resources
+
+    def __call__(self, recipes: list[Recipe], budget: int | None = None) -> dict[Recipe, Result]:
+        """Run them, or go on with what an earlier call left; return all results by recipe."""
+        has_run = (self.folder / "journal.jsonl").exists()
+        trials = budget or 1 + len(recipes)
+        space = Space.from_task(self.task, {"mischief": {}})
+        plan = make_plan(
+            self.task, sampler="random", budget=trials, run=self.folder, existing="resume" if has_run else "refuse"
+        )
+        bench = Bench(self.task, space.sites, plan.metrics, plan.objectives)
+        handover = Handover(self.folder)
+        with Journal(self.folder, identity(self.task, space, plan.objectives)) as journal:
+            handover.open()
+            if not journal.results:
+                journal.finish([(bench.run(Job(0, Recipe(), 0, "baseline")).result, {})])
+            executor = RayExecutor(bench, self.resources, handover)
+            try:
+                sampler = OptunaSampler(space, plan.objectives, "random", 0)
+                Engine(plan, space, executor, journal, Store(self.folder), handover, sampler).run(recipes)
+            finally:
+                executor.close()
+            return {r.recipe: r for r, _ in journal.results}
+
+
+def node_options(**more: Any) -> dict[str, Any]:
+    """Return what a node of a small cluster is started with."""
+    return {"object_store_memory": 80 * 1024 * 1024, "include_dashboard": False, **more}
+
+
+class Nodes:
+    """A cluster whose head takes no trials, and its nodes."""
+
+    def __init__(self, nodes: int, **head: Any) -> None:
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **node_options(**head)})
+        self.added = [self.add() for _ in range(nodes)]
+
+    def add(self, **more: Any) -> Any:
+        """Add a node that takes one trial at a time."""
+        options = node_options(num_cpus=1, **more)
+        options.pop("include_dashboard")
+        return self.cluster.add_node(**options)
+
+    @property
+    def address(self) -> str:
+        """Where the cluster is."""
+        return str(self.cluster.address)
+
+    def close(self) -> None:
+        """Stop it."""
+        ray.shutdown()
+        self.cluster.shutdown()

@@ -1,0 +1,206 @@
+"""Nodes of a cluster come, go, freeze and die during a run."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from mischief import Mischief, Nodes, Run, deed
+
+from paretopress.search.resources import Resources
+from paretopress.search.result import Result
+from paretopress.spaces.errors import RunError
+from paretopress.spaces.recipe import Recipe
+from paretopress.spaces.task import Task
+
+TRIALS = [deed("wait", n) for n in range(1, 5)]
+
+
+def began(mischief: Mischief) -> list[str]:
+    """Return the processes of the trials that have begun."""
+    file = mischief.folder / "began"
+    return [line.split()[2] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def until(done: Callable[[], bool], seconds: float = 100) -> None:
+    """Wait until something is done."""
+    end = time.monotonic() + seconds
+    while not done() and time.monotonic() < end:
+        time.sleep(0.1)
+
+
+def meanwhile(mischief: Mischief, running: int, act: Callable[[], None]) -> threading.Thread:
+    """Act when so many trials run, and let them end."""
+
+    def wait() -> None:
+        until(lambda: len(began(mischief)) >= running)
+        try:
+            act()
+        finally:
+            (mischief.folder / "go").touch()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def check(results: dict[Recipe, Result]) -> None:
+    """Check that every trial has its result, and nothing more."""
+    assert set(results) == {Recipe(), *TRIALS}
+    assert {r.status for r in results.values()} == {"ok"}
+    assert sorted(r.number for r in results.values()) == list(range(1 + len(TRIALS)))
+
+
+def test_a_node_whose_raylet_dies_costs_attempts_and_no_trial(
+    task: Task, mischief: Mischief, nodes: Nodes, tmp_path: Path
+) -> None:
+    """Its trials run again elsewhere; what its orphan comes to counts for nothing."""
+    raylet = nodes.added[1].all_processes["raylet"][0].process
+
+    def kill() -> None:
+        raylet.send_signal(signal.SIGKILL)
+        until(lambda: len(began(mischief)) > 2)  # its trial runs elsewhere before the orphan ends
+
+    thread = meanwhile(mischief, 2, kill)
+    check(Run(task, tmp_path / "run", Resources(address=nodes.address))(TRIALS))
+    thread.join()
+    assert len(began(mischief)) > len(TRIALS)
+
+
+def test_a_frozen_node_costs_attempts_and_no_trial(
+    task: Task, mischief: Mischief, nodes: Nodes, tmp_path: Path
+) -> None:
+    """Ray takes it for dead when it answers no more; when it goes on, nobody listens."""
+    frozen: list[psutil.Process] = []
+
+    def freeze() -> None:
+        raylet = psutil.Process(nodes.added[1].all_processes["raylet"][0].process.pid)
+        frozen.extend([raylet, *raylet.children(recursive=True)])
+        for process in frozen:
+            process.suspend()
+
+    thread = meanwhile(mischief, 2, freeze)
+    try:
+        check(Run(task, tmp_path / "run", Resources(address=nodes.address))(TRIALS))
+    finally:
+        thread.join()
+        for process in frozen:
+            try:
+                process.resume()
+            except psutil.NoSuchProcess:
+                continue
+
+
+def test_a_node_that_joins_is_used(task: Task, mischief: Mischief, nodes: Nodes, tmp_path: Path) -> None:
+    """More workers than at the start run at a time."""
+    command = [
+        str(Path(sys.executable).with_name("ray")),
+        "start",
+        f"--address={nodes.address}",
+        "--num-cpus=1",
+        "--block",
+    ]
+    joined: list[subprocess.Popen[bytes]] = []
+
+    def join() -> None:
+        joined.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        until(lambda: len(began(mischief)) > 2)
+
+    thread = meanwhile(mischief, 2, join)
+    try:
+        check(Run(task, tmp_path / "run", Resources(address=nodes.address))(TRIALS))
+    finally:
+        thread.join()
+        joined[0].terminate()
+        joined[0].wait(30)
+    assert len(set(began(mischief)[:3])) == 3
+
+
+def test_trials_go_where_their_resources_are(task: Task, mischief: Mischief, nodes: Nodes, tmp_path: Path) -> None:
+    """A custom resource keeps them to the nodes that have it; what no node has is refused, with what they have."""
+    nodes.add(resources={"phone": 1})
+    resources = Resources(address=nodes.address, custom={"phone": 1})
+    thread = meanwhile(mischief, 1, lambda: None)
+    check(Run(task, tmp_path / "run", resources)(TRIALS))
+    thread.join()
+    assert len(set(began(mischief))) == 1
+    for asked in (Resources(address=nodes.address, cpus=64), Resources(address=nodes.address, custom={"board": 1})):
+        with pytest.raises(RunError, match="no node of the Ray cluster has that"):
+            Run(task, tmp_path / "refused", asked)([])
+
+
+DRIVER = """
+    import sys, pathlib
+    sys.path.insert(0, {helpers!r})
+    import torch
+    from mischief import Linear, Mischief, Run, deed
+    from paretopress.compressors.base import register
+    from paretopress.search import Resources, Task
+    from paretopress.spaces.errors import RunError
+
+    folder = pathlib.Path({folder!r})
+    register(Mischief(folder))
+    torch.manual_seed(0)
+    data = [(torch.randn(64, 4), torch.randint(0, 3, (64,)))]
+    task = Task(Linear(), validation=data, name="faults")
+    try:
+        results = Run(task, folder / "run", Resources(address={address!r}))({recipes})
+        print("trials", len(results), "ok", sum(r.status == "ok" for r in results.values()))
+    except RunError as error:
+        print("refused:", error)
+"""
+
+
+def driver(folder: Path, address: str | None, recipes: str, **environment: str) -> subprocess.Popen[str]:
+    """Start a process that runs recipes."""
+    text = DRIVER.format(helpers=str(Path(__file__).parent), folder=str(folder), address=address, recipes=recipes)
+    script = folder / "driver.py"
+    script.write_text(textwrap.dedent(text))
+    return subprocess.Popen(
+        [sys.executable, str(script)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+WAITING = "[deed('wait', n) for n in range(1, 5)]"
+
+
+def test_a_head_that_dies_ends_the_run_with_a_reason(mischief: Mischief, nodes: Nodes, tmp_path: Path) -> None:
+    """Ray would end the process without a word after a minute; the run says so before, and goes on elsewhere."""
+    process = driver(tmp_path, nodes.address, WAITING)
+    until(lambda: len(began(mischief)) >= 2)
+    head = nodes.cluster.head_node.all_processes["gcs_server"][0].process
+    head.send_signal(signal.SIGKILL)
+    told, _ = process.communicate(timeout=100)
+    assert "refused: the head of the Ray cluster is gone" in told
+    (tmp_path / "go").touch()
+    told, _ = driver(tmp_path, None, WAITING).communicate(timeout=200)
+    assert "trials 5 ok 5" in told
+
+
+def test_a_cluster_with_another_way_of_authentication_says_so(mischief: Mischief, nodes: Nodes, tmp_path: Path) -> None:
+    """The message names the setting that must be the same on both sides."""
+    told, _ = driver(tmp_path, nodes.address, "[]", RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="wrong").communicate(
+        timeout=200
+    )
+    assert "refused: Ray at" in told
+    assert "RAY_AUTH_MODE is token" in told
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once(task: Task, mischief: Mischief, tmp_path: Path) -> None:
+    """Within seconds, with what to do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(RunError, match="nothing answers there"):
+        Run(task, tmp_path / "run", Resources(address=f"127.0.0.1:{port}"))([])
