@@ -7,10 +7,12 @@
 # PYTHON=python3.12       another interpreter (3.11 or newer)
 # TORCH_INDEX=<url>       another index for torch, e.g. https://download.pytorch.org/whl/cpu
 # ARGS="-k recipe -x"     arguments for pytest
+# WORKERS=2               processes that share the tests
 
 PYTHON ?= $(or $(shell command -v python3.11),$(shell command -v python3.12),python3)
 TORCH_INDEX ?=
 ARGS ?=
+WORKERS ?= 2
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
@@ -37,7 +39,7 @@ demo: $(STAMP)
 	$(BIN)/paretopress search runs/digits.yaml --fresh
 
 test: $(STAMP) chromium
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 # The report is tested in a real browser. CHROMIUM=/path/to/chromium names one that isn't on the PATH.
 chromium:

@@ -85,14 +85,20 @@ FULL, QUICK = Scale(None, TRIALS, ((SIZE,), (SIZE, MACS))), Scale(FEW, 500, ((SI
 PAIRS = 300
 
 
-class ResNet110(nn.Module):
-    """Three stages of 18 blocks at 8, 16 and 32 channels, for images (batch, 1, height, width)."""
+class ResNet(nn.Module):
+    """Three stages at 8, 16 and 32 channels, for images (batch, 1, height, width).
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    blocks
+        Of two layers, in each stage: 18 make ResNet-110.
+    """
+
+    def __init__(self, blocks: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 8, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(8)
-        widths = [(8, 8, 16, 32)[stage + (number > 0)] for stage in range(3) for number in range(18)]
+        widths = [(8, 8, 16, 32)[stage + (number > 0)] for stage in range(3) for number in range(blocks)]
         ends = zip(widths, [*widths[1:], 32])
         self.blocks = nn.Sequential(*(Block(a, b, 1 + (a != b)) for a, b in ends))
         self.fc = nn.Linear(32, 10)
@@ -102,13 +108,13 @@ class ResNet110(nn.Module):
         return self.fc(self.blocks(F.relu(self.bn1(self.conv1(x)))).mean((2, 3)))
 
 
-def profile_of(scale: Scale) -> Profile:
-    """Return the network's profile, on the digits; its weights are random."""
+def profile_of(techniques: dict[str, Any] | None, blocks: int = 18) -> Profile:
+    """Return a network's profile, on the digits; its weights are random."""
     torch.manual_seed(0)
     data = {name: DataLoader(split, 200) for name, split in splits().items()}
-    model = ResNet110().eval()
-    task = Task(model, **data, calibration=data["train"], name="resnet110")
-    space = Space.from_task(task, scale.techniques)
+    model = ResNet(blocks).eval()
+    task = Task(model, **data, calibration=data["train"], name=f"resnet{6 * blocks + 2}")
+    space = Space.from_task(task, techniques)
     parameters = sum(p.numel() for p in model.parameters())
     return Profiler(task, space).measure(4 * parameters)
 
@@ -200,7 +206,7 @@ def main() -> int:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-    profile = profile_of(scale)
+    profile = profile_of(scale.techniques)
     choices = profile.choices
     sites = len(choices.space.sites)
     taken = {NAMES[len(costs) - 1]: ours(profile, costs) for costs in scale.costs}

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import moocore
 import numpy as np
+import numpy.typing as npt
 
 from .result import Objective, Result
 
@@ -16,9 +17,9 @@ QUALITY_SPAN = 0.5
 COST_SPAN = 1.1
 
 
-def nondominated(losses: Sequence[Sequence[float]]) -> list[int]:
+def nondominated(losses: Sequence[Sequence[float]] | npt.NDArray[np.float64]) -> list[int]:
     """Return the positions of the non-dominated rows (smaller is better); of equal rows, the first."""
-    if not losses:
+    if not len(losses):
         return []
     keep = moocore.is_nondominated(np.asarray(losses, dtype=float), maximise=False, keep_weakly=False)
     return [int(i) for i in np.flatnonzero(keep)]

@@ -122,7 +122,7 @@ class ProfileSampler:
     def ask_for(self, recipe: Recipe, origin: str) -> Proposal:
         """Return a proposal of a given recipe."""
         genome = self._choices.genome(recipe)
-        self._proposer.pending[genome.tobytes()] = genome
+        self._proposer.expect(genome)
         return Proposal(recipe, genome, origin)
 
     def tell(self, proposal: Proposal, result: Result, violations: Sequence[float] = ()) -> None:

@@ -19,6 +19,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  
 from ..spaces.choices import Genomes
 from .costs import PREDICTED, Fitted
 from .failures import Failures
+from .imagined import Foretold, Imagined
 from .improvement import Improvement
 from .pareto import nondominated
 from .pool import Pool
@@ -125,6 +126,8 @@ class Proposer:
         self._front: Values = np.zeros((0, len(self._reference)))
         self._best: Genomes = np.zeros((0, len(self.choices)), dtype=np.int64)
         self._reached = self._improvement(self._front)
+        self._foretold: dict[bytes, Foretold] = {}  # of what is running, until something is learnt
+        self._imagined: Imagined | None = None
 
     # --- telling -------------------------------------------------------------------------------------------
 
@@ -143,7 +146,7 @@ class Proposer:
             False for a trial that can't be on the front (failed, stopped, infeasible).
         """
         key = genome.tobytes()
-        self.pending.pop(key, None)
+        self._remove(key)
         values = np.array([costs.get(m, math.nan) for m in self.metrics])
         point = self._points(np.array([lost]), values[None])[0]
         trial = Told(genome, min(lost, self.goals.reach), values, point, usable and bool(np.isfinite(point).all()))
@@ -159,13 +162,25 @@ class Proposer:
         """Put trials on the front, or on a new one."""
         front = np.vstack([self._front[: 0 if fresh else None], *(t.point for t in trials)])
         best = np.vstack([self._best[: 0 if fresh else None], *(t.genome for t in trials)])
-        keep = nondominated(front.tolist())
+        keep = nondominated(front)
         self._front, self._best = front[keep], best[keep]
         self._reached = self._improvement(self._front)
+        self._imagined = None
 
     def forget(self, genome: npt.NDArray[np.int64]) -> None:
         """Drop a proposal that will have no result."""
-        self.pending.pop(genome.tobytes(), None)
+        self._remove(genome.tobytes())
+
+    def _remove(self, key: bytes) -> None:
+        """Take a genome from what is running."""
+        if self.pending.pop(key, None) is not None and self._imagined is not None and self._imagined.holds(key):
+            self._imagined = None
+        self._foretold.pop(key, None)
+
+    def expect(self, genome: npt.NDArray[np.int64]) -> None:
+        """Take note that a genome is running that wasn't asked for."""
+        self.pending[genome.tobytes()] = genome
+        self._imagined = None
 
     # --- asking --------------------------------------------------------------------------------------------
 
@@ -176,9 +191,18 @@ class Proposer:
             self._prepare()
             candidates = self._new(self.pool.candidates(self._best, _WEIGHED, self.random))
             chosen = candidates[self._weigh(candidates)] if len(candidates) else self._anything()
-        chosen = chosen.copy()  # a view would keep all that it was chosen from in memory
-        self.pending[chosen.tobytes()] = chosen
+            chosen = chosen.copy()  # a view would keep all that it was chosen from in memory
+            self.pending[chosen.tobytes()] = chosen
+            self._imagine(chosen)
         return chosen
+
+    def _imagine(self, genome: npt.NDArray[np.int64]) -> None:
+        """Let a genome that is running from now on be part of what is imagined."""
+        key = genome.tobytes()
+        if self._imagined is not None:
+            if key not in self._foretold:
+                self._foretell([genome])
+            self._imagined.add(key, self._foretold[key])
 
     def _prepare(self) -> None:
         """Learn, and renew the predicted front, where enough has happened since."""
@@ -206,6 +230,8 @@ class Proposer:
         costs = np.stack([t.costs for t in trials])
         self.fitted.learn(self.costs.hot(genomes), genomes, costs, self.metrics)
         self._learnt = len(self.told)
+        self._foretold.clear()
+        self._imagined = None
 
     def _new(self, rows: Genomes) -> Genomes:
         """Return those rows (n, decisions) that are neither known nor running, each once."""
@@ -239,28 +265,34 @@ class Proposer:
         expected = self._within_loss(expected, mean, spread) * works[order]
         expected = np.where(excess[order] > 0, -excess[order], expected)
         expected = np.where(refused[order], -np.inf, expected)
-        return int(order[expected.argmax()])
+        best = int(expected.argmax())
+        self._foretell(
+            [candidates[order[best]]], (costs[order[best]][None], mean[best : best + 1], spread[best : best + 1])
+        )
+        return int(order[best])
 
     def _beside_running(self) -> list[Improvement]:
-        """Return gains over what was measured and what is running: as expected, if all goes well, and at each node.
+        """Return gains over what was measured and what is running: as expected, if all goes well, and at each node."""
+        if self._imagined is None:
+            self._foretell([genome for key, genome in self.pending.items() if key not in self._foretold])
+            running = [(key, self._foretold[key]) for key in self.pending]
+            measured = self._front, self._reached
+            self._imagined = Imagined(self._improvement, measured, running, 2 + len(_NODES))
+        return self._imagined.gains
 
-        What makes one proposal better than expected makes those like it better, too: so what is running is as lucky
-        as what it is compared with. Else the next proposal would be its neighbour. What breaks a limit counts nothing.
-        """
-        alone = [self._reached] * (2 + len(_NODES))
-        if not self.pending:
-            return alone
-        running = np.stack(list(self.pending.values()))
-        costs = self._costs(running)
-        fits = (self._excess(costs) == 0) & ~self._refused(running)
-        if not fits.any():
-            return alone
-        mean, spread = self.surrogate.predict(running[fits])
-        found = []
-        for logit in (mean, mean - self.surrogate.misfit, *(mean + node * spread for node in _NODES)):
-            front = np.vstack([self._front, self._points(self.surrogate.lost(logit), costs[fits])])
-            found.append(self._improvement(front[nondominated(front.tolist())]))
-        return found
+    def _foretell(
+        self, genomes: Sequence[npt.NDArray[np.int64]], known: tuple[Values, Values, Values] | None = None
+    ) -> None:
+        """Predict what becomes of genomes (decisions,), if their costs, logits and spreads aren't ``known``."""
+        if not genomes:
+            return
+        rows = np.stack(genomes)
+        costs, mean, spread = known or (self._costs(rows), *self.surrogate.predict(rows))
+        counts = (self._excess(costs) == 0) & ~self._refused(rows)
+        logits = (mean, mean - self.surrogate.misfit, *(mean + node * spread for node in _NODES))
+        points = np.stack([self._points(self.surrogate.lost(logit), costs) for logit in logits], 1)
+        for genome, row, counted in zip(genomes, points, counts.tolist()):
+            self._foretold[genome.tobytes()] = Foretold(row, bool(counted))
 
     def _improvement(self, front: Values) -> Improvement:
         return Improvement(front, np.ones(len(self._reference)))

@@ -87,7 +87,7 @@ class Pool(Generic[Tag]):
         self._queue: deque[_Call[Tag]] = deque()
         self._ended: list[tuple[Tag, Any]] = []
         self._broken = self._headless = 0
-        self._looked = self._fitted = self._had = time.monotonic()
+        self._looked = self._fitted = self._had = self._tried = time.monotonic()
         self._refit()
 
     # --- what callers see ----------------------------------------------------------------------------------
@@ -185,9 +185,10 @@ class Pool(Generic[Tag]):
             if not self.ready and (self._broken >= _BROKEN or _is_own(error)):
                 raise RunError(
                     f"Ray's workers can't take the task: {_line(error)}. They need the same packages as this process, "
-                    "and data and model that can be pickled; --executor local needs neither."
+                    "and data and model that can be pickled, and the same RAY_AUTH_MODE; --executor local needs none."
                 ) from error
-            self._renew(slot)
+            ray.kill(slot.actor)
+            self._slots.remove(slot)  # another one is started when the cluster is looked at again
         else:
             slot.starting, self._broken = None, 0
 
@@ -284,7 +285,9 @@ class Pool(Generic[Tag]):
         wanted = min(fits, self._resources.workers or fits)
         for slot in [s for s in self._slots if s.starting is not None and now - s.since > START]:
             self._renew(slot)
-        self._slots += [self._new() for _ in range(wanted - len(self._slots))]
+        if self._broken < _BROKEN or now - self._tried > START:  # a node that breaks them isn't tried all the time
+            self._slots += [self._new() for _ in range(wanted - len(self._slots))]
+            self._tried = now
         spare = sorted((s for s in self._slots if s.call is None), key=lambda s: s.starting is None)
         for slot in spare[: max(0, len(self._slots) - max(1, wanted))]:
             ray.kill(slot.actor)

@@ -40,6 +40,36 @@ LOOKED_AT = 400
 _STEPS = 2
 
 
+class Features:
+    """A few features of each setting, and what they come to in a recipe.
+
+    Parameters
+    ----------
+    matrix
+        (all settings, features).
+    """
+
+    def __init__(self, matrix: sparse.csr_matrix) -> None:
+        self.matrix, self.width = matrix, int(matrix.shape[1])
+        each = np.diff(matrix.indptr)
+        most = int(each.max(initial=0))
+        place = np.arange(matrix.nnz) - np.repeat(matrix.indptr[:-1], each)
+        row = np.repeat(np.arange(len(each)), each)
+        self._column = np.zeros((len(each), most), dtype=np.int64)
+        self._value = np.zeros((len(each), most))
+        self._column[row, place], self._value[row, place] = matrix.indices, matrix.data
+
+    def sums(self, taken: Genomes, shares: Values) -> Values:
+        """Return (n, features): those of the settings that were taken (n, decisions), each times its share."""
+        row, decision = np.nonzero(shares)
+        setting = taken[row, decision]
+        column = self._column[setting] + self.width * row[:, None]
+        weight = self._value[setting] * shares[row, decision][:, None]
+        size = len(taken) * self.width
+        sums: Values = np.bincount(column.reshape(-1), weight.reshape(-1), minlength=size)
+        return sums.reshape(len(taken), self.width)
+
+
 class Surrogate:
     """Predicts the loss of quality.
 
@@ -62,7 +92,7 @@ class Surrogate:
         self.damage = np.where(self.impossible, 1e3 * typical, self.damage)
         self.floor = max(1e-3 * typical, float(np.finfo(float).tiny))  # damage of a recipe without damage
         self._features(profile)
-        width = self.factors.shape[1], self.techniques.shape[1], self.gains.shape[1]
+        width = self.factors.width, self.techniques.width, self.gains.shape[1]
         ends = np.cumsum([2, width[0], width[1], width[2], width[2]])
         self._factor, self._back, self._gain, self._harm = (slice(a, b) for a, b in pairwise(ends))
         harm = np.zeros(width[2])
@@ -80,6 +110,7 @@ class Surrogate:
         self.variance = np.square(spread)  # of the prior
         self.covariance = np.diag(self.variance)
         self.misfit = _MISFIT
+        self._known: tuple[Values, tuple[Values, Values, Values, Values]] | None = None
 
     def _features(self, profile: Profile) -> None:
         choices = profile.choices
@@ -126,8 +157,12 @@ class Surrogate:
             values = [value for _, _, value in entries]
             return sparse.csr_matrix((values, (place[:, 0], place[:, 1])), shape=(offset, columns))
 
-        self.factors, self.gains = matrix(rows[0], len(names)), matrix(rows[1], len(gains))
-        self.techniques = matrix(rows[2], len(techniques))
+        self.gains = matrix(rows[1], len(gains))
+        self._dense_gains = self.gains.toarray()
+        self.factors, self.techniques = (
+            Features(matrix(rows[0], len(names))),
+            Features(matrix(rows[2], len(techniques))),
+        )
         self.trains = np.zeros(offset)
         self.trains[[row for row, column, _ in rows[1]]] = 1.0
 
@@ -138,11 +173,25 @@ class Surrogate:
 
         ``trained`` says whether what training gives back for a technique is taken off; by default if there is any.
         """
-        logs = self.factors @ self.mean[self._factor]
+        logs = self.factors.matrix @ self.mean[self._factor]
         if self.trains.any() if trained is None else trained:
-            logs = logs - self.techniques @ self.mean[self._back]
+            logs = logs - self.techniques.matrix @ self.mean[self._back]
         learnt: Values = self.damage * np.exp(logs)
         return learnt
+
+    def _learnt(self) -> tuple[Values, Values, Values, Values]:
+        """Return what follows from the parameters alone, for all settings: damages without and with training, the
+        gain, and the harm of training.
+        """
+        if self._known is None or self._known[0] is not self.mean:
+            parts = (
+                self.damages(trained=False),
+                self.damages(trained=True),
+                self.gains @ self.mean[self._gain],
+                self.gains @ self.mean[self._harm],
+            )
+            self._known = self.mean, parts
+        return self._known[1]
 
     def _effect(self, genomes: Genomes) -> tuple[Values, Values, Values, Values]:
         """Return what each decision of each genome does (n, decisions), its sum (n,), what of it training leaves (n,),
@@ -151,12 +200,13 @@ class Surrogate:
         taken = genomes + self.offsets
         training = taken[:, self._training]
         trained = self.trains[training].sum(1)
-        own = self.damages(trained=False)[taken]
+        untrained, recovered, gain, loss = self._learnt()
+        own = untrained[taken]
         if trained.any():
-            own = np.where(trained[:, None] > 0, self.damages(trained=True)[taken], own)
+            own = np.where(trained[:, None] > 0, recovered[taken], own)
         total = own.sum(1) + self.floor
-        left = total * np.exp(-(self.gains @ self.mean[self._gain])[training].sum(1))
-        harm = trained * np.exp((self.gains @ self.mean[self._harm])[training].sum(1))
+        left = total * np.exp(-gain[training].sum(1))
+        harm = trained * np.exp(loss[training].sum(1))
         return own, total, left, harm
 
     def _rows(self, genomes: Genomes) -> tuple[Values, Values]:
@@ -165,13 +215,11 @@ class Surrogate:
         taken = genomes + self.offsets
         log = np.log(left + harm)
         weight = (left / (left + harm))[:, None]
-        row, column = np.nonzero(own)
-        shape = (len(own), len(self.damage))
-        share = sparse.csr_matrix((own[row, column] / total[row], (row, taken[row, column])), shape=shape)
+        share = own / total[:, None]
         training = taken[:, self._training]
-        gains = self.gains[training.reshape(-1)].toarray().reshape(*training.shape, self.gains.shape[1]).sum(1)
-        back = (share @ self.techniques).toarray() * self.trains[training].sum(1)[:, None]
-        parts = [weight * (share @ self.factors).toarray(), -weight * back, -weight * gains, (1 - weight) * gains]
+        gains = self._dense_gains[training].sum(1)
+        back = self.techniques.sums(taken, share) * self.trains[training].sum(1)[:, None]
+        parts = [weight * self.factors.sums(taken, share), -weight * back, -weight * gains, (1 - weight) * gains]
         derivatives = np.hstack([np.ones((len(log), 1)), log[:, None], self.mean[1] * np.hstack(parts)])
         return self.mean[0] + self.mean[1] * log, derivatives
 
@@ -242,8 +290,9 @@ class Surrogate:
             self.covariance = self._posterior(derivatives, weight)
             pull = derivatives.T @ (weight * (target - logits)) + (self.prior_mean - self.mean) / self.variance
             step = self.covariance @ pull
-            self.mean = self.mean + step * min(1.0, 2.0 / max(1e-9, float(np.abs(step).max())))
-            self.mean[1] = max(self.mean[1], 0.2)
+            mean = self.mean + step * min(1.0, 2.0 / max(1e-9, float(np.abs(step).max())))
+            mean[1] = max(mean[1], 0.2)
+            self.mean = mean
         if len(lost) >= 5:
             # Residuals as they would be without the trial itself: the fit is never as good as it looks.
             logits, derivatives = self._rows(genomes)

@@ -74,7 +74,11 @@ class Choices:
     def recipe(self, genome: npt.NDArray[np.int64]) -> Recipe:
         """Return the recipe of a genome (decisions,) that `legal` returned."""
         chosen = np.flatnonzero(genome)
-        return Recipe.of(self.settings[i][genome[i] - 1].step(self.decisions[i].site) for i in chosen.tolist())
+        return Recipe.of(self._steps[i][genome[i] - 1] for i in chosen.tolist())
+
+    @cached_property
+    def _steps(self) -> list[list[Step]]:
+        return [[setting.step(d.site) for setting in settings] for d, settings in zip(self.decisions, self.settings)]
 
     def genome(self, recipe: Recipe) -> Genomes:
         """Return the genome (decisions,) of a recipe.
@@ -142,7 +146,9 @@ class Choices:
         """
         rows = genomes.copy()
         for place, within in self.inside:
-            rows[np.ix_(rows[:, place] > 0, within)] = 0
+            removed = np.flatnonzero(rows[:, place])
+            if len(removed):
+                rows[removed[:, None], within] = 0
         for i, j, table in self.conflicts:
             rows[table[rows[:, i], rows[:, j]], j] = 0
         return rows

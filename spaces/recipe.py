@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -49,6 +49,12 @@ class Step:
         return f"{self.site}: {self.technique}({inside})"
 
 
+@lru_cache(maxsize=100_000)
+def _canonical(step: Step, types: tuple[type, ...]) -> Step:  # noqa: ARG001 - 1, 1.0 and True are equal, not the same
+    """Return a step in canonical form; the same steps are one object, however many recipes have them."""
+    return Step.of(step.site, step.technique, **step.options)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """A set of steps in canonical order. Two recipes with the same steps are equal, and have the same digest
@@ -63,7 +69,7 @@ class Recipe:
     steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
-        steps = [Step.of(s.site, s.technique, **s.options) for s in self.steps]
+        steps = [_canonical(s, tuple(type(value) for _, value in s.params)) for s in self.steps]
         steps.sort(key=lambda s: (s.site, s.technique))
         for first, second in pairwise(steps):
             if (first.site, first.technique) == (second.site, second.technique):
