@@ -35,6 +35,8 @@ class SimulatedExecutor:
 
     Attributes
     ----------
+    outcome
+        What becomes of the next jobs.
     now
         Simulated seconds since the beginning.
     worked, waited
@@ -42,7 +44,7 @@ class SimulatedExecutor:
     """
 
     def __init__(self, slots: int, outcome: Outcome, clock: Callable[[], float] = lambda: 0.0) -> None:
-        self._slots, self._outcome, self._clock = slots, outcome, clock
+        self._slots, self.outcome, self._clock = slots, outcome, clock
         self._ends: list[tuple[float, int, float, Finished | Lost]] = []
         self._submitted = 0
         self.now = self.worked = self.waited = 0.0
@@ -67,7 +69,7 @@ class SimulatedExecutor:
     def submit(self, job: Job, front: list[list[float]]) -> None:
         """Start a job."""
         self._pass()
-        seconds, end = self._outcome(job, front)
+        seconds, end = self.outcome(job, front)
         self._left = self._clock()  # making an outcome up is no work of a driver
         self._submitted += 1
         heapq.heappush(self._ends, (self.now + seconds, self._submitted, seconds, end))

@@ -32,7 +32,7 @@ def began(mischief: Mischief) -> list[str]:
     return [line.split()[2] for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def until(done: Callable[[], bool], seconds: float = 100) -> None:
+def until(done: Callable[[], bool], seconds: float = 200) -> None:
     """Wait until something is done."""
     end = time.monotonic() + seconds
     while not done() and time.monotonic() < end:

@@ -51,7 +51,7 @@ def driver(folder: Path, recipes: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, str(script)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def until(done: Callable[[], bool], seconds: float = 100) -> None:
+def until(done: Callable[[], bool], seconds: float = 200) -> None:
     """Wait until something is done."""
     end = time.monotonic() + seconds
     while not done():

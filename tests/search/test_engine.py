@@ -258,7 +258,7 @@ def test_a_trial_that_brings_the_driver_down_fails_in_the_end(task: Task, space:
                 raise KeyboardInterrupt  # the process is gone
             return ok(job, front)
 
-        session.executor._outcome = outcome
+        session.executor.outcome = outcome
         kill_after(10**6, session)
         try:
             session.run()
