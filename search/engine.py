@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..spaces.errors import RunError
-from ..spaces.recipe import Recipe
+from ..spaces.recipe import BASELINE, Recipe
 from ..spaces.space import Space
 from .constraint import allowed, violations
 from .executor import Executor, Lost
@@ -120,7 +120,7 @@ class Engine:
     @property
     def baseline(self) -> Result:
         """The original model's result."""
-        return self.standing.results[Recipe().digest]
+        return self.standing.results[BASELINE]
 
     def _learn(self, result: Result) -> bool:
         self._gains = self._gains.learnt(result, self.plan.quality)
@@ -307,7 +307,7 @@ class Engine:
             for proposal in trial.proposals:
                 self.sampler.tell(proposal, end.result, violated)
         if any(changed):
-            self.store.keep_only({Recipe().digest, *best})
+            self.store.keep_only({BASELINE, *best})
         for end in finished:
             if self.watcher is not None:
                 self.watcher.finished(end.result, front, len(self._running))

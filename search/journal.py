@@ -104,9 +104,10 @@ class Journal:
             If the disk is full or gone, or another process has taken the folder over. Of what was half-written nothing
             stays; what was recorded before does.
         """
-        self._append([start_line(job) for job in jobs], f"the start of trial {jobs[0].number}")
-        for job in jobs:
-            self._record.started(job.number, job.recipe, job.seed, job.origin)
+        lines = [start_line(job) for job in jobs]
+        self._append(lines, f"the start of trial {jobs[0].number}")
+        for line in lines:
+            self._record.started(line)
 
     def lose(self, jobs: Sequence[Job], reason: str, blame: bool) -> None:
         """Record that trials were given up before their end; raises as `start`.

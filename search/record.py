@@ -79,20 +79,37 @@ class Unfinished:
 
     Attributes
     ----------
-    number, recipe, seed, origin
-        As of its `Job`.
+    line
+        Of its first start.
     starts
         How often it was started, but for those starts that were given up for no fault of its own.
     losses
         How often its worker was lost.
     """
 
-    number: int
-    recipe: Recipe
-    seed: int
-    origin: str
+    line: Mapping[str, Any]
     starts: int = 0
     losses: int = 0
+
+    @property
+    def recipe(self) -> Recipe:
+        """What was tried."""
+        return Recipe.from_json(self.line["recipe"])
+
+    @property
+    def number(self) -> int:
+        """As of its `Job`."""
+        return int(self.line["number"])
+
+    @property
+    def seed(self) -> int:
+        """As of its `Job`."""
+        return int(self.line["seed"])
+
+    @property
+    def origin(self) -> str:
+        """As of its `Job`."""
+        return str(self.line["origin"])
 
 
 @dataclass
@@ -111,10 +128,11 @@ class Record:
     unfinished: dict[str, Unfinished] = field(default_factory=dict)
     _place: dict[str, int] = field(default_factory=dict)
 
-    def started(self, number: int, recipe: Recipe, seed: int, origin: str) -> None:
-        """Take in a start."""
-        known = self.unfinished.get(recipe.digest) or Unfinished(number, recipe, seed, origin)
-        self.unfinished[recipe.digest] = replace(known, starts=known.starts + 1)
+    def started(self, line: Mapping[str, Any]) -> None:
+        """Take in the line of a start."""
+        digest = line["digest"]
+        known = self.unfinished.get(digest) or Unfinished(line)
+        self.unfinished[digest] = replace(known, starts=known.starts + 1)
 
     def lost(self, digest: str, blame: bool) -> None:
         """Take in a loss."""
@@ -145,8 +163,7 @@ class Record:
         if "trial" in line:
             self.finished(Result.from_json(line["trial"]), line.get("sampler", {}))
         elif "start" in line:
-            recipe = Recipe.from_json(line["recipe"])
-            self.started(int(line["number"]), recipe, int(line["seed"]), str(line["origin"]))
+            self.started(line)
         else:
             self.lost(str(line["digest"]), bool(line["blame"]))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from ..spaces.recipe import Recipe
+from ..spaces.recipe import BASELINE
 from .result import Objective, Result
 
 
@@ -78,7 +78,7 @@ class Standing:
     @property
     def evaluations(self) -> float:
         """The work of all trials, in evaluations of the whole validation split; 0 before the original is measured."""
-        baseline = self.results.get(Recipe().digest)
+        baseline = self.results.get(BASELINE)
         if baseline is None:
             return 0.0
         examples = baseline.measurements[self._quality.name].repeats

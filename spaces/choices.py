@@ -65,11 +65,9 @@ class Choices:
         return len(self.decisions)
 
     @cached_property
-    def _index(self) -> list[dict[Step, int]]:
-        return [
-            {setting.step(d.site): k for k, setting in enumerate(settings, 1)}
-            for d, settings in zip(self.decisions, self.settings)
-        ]
+    def _index(self) -> dict[Step, tuple[int, int]]:
+        """Where each step is: its decision and the number of its setting. A technique is at one decision of a site."""
+        return {step: (i, k) for i, steps in enumerate(self._steps) for k, step in enumerate(steps, 1)}
 
     def recipe(self, genome: npt.NDArray[np.int64]) -> Recipe:
         """Return the recipe of a genome (decisions,) that `legal` returned."""
@@ -90,9 +88,9 @@ class Choices:
         """
         genome = np.zeros(len(self), dtype=np.int64)
         for step in recipe.steps:
-            for i in self._at.get(step.site, ()):
-                if step in self._index[i]:
-                    genome[i] = self._index[i][step]
+            found = self._index.get(step)
+            if found is not None:
+                genome[found[0]] = found[1]
         known = np.count_nonzero(genome) == len(recipe.steps)
         if not known or not np.array_equal(self.legal(genome[None])[0], genome):
             self.space.encode(recipe)  # says what is wrong

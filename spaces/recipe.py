@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 from .errors import SettingError
@@ -27,6 +28,18 @@ class Step:
     site: str
     technique: str
     params: tuple[tuple[str, Scalar], ...] = ()
+
+    def __post_init__(self) -> None:
+        # Recipes are looked up step by step, thousands at a time: the hash is computed once.
+        object.__setattr__(self, "_hash", hash((self.site, self.technique, self.params)))
+
+    def __hash__(self) -> int:
+        found: int = vars(self)["_hash"]
+        return found
+
+    def __reduce__(self) -> tuple[type[Step], tuple[Any, ...]]:
+        """Leave the hash behind: another process has others for the same text."""
+        return Step, (self.site, self.technique, self.params)
 
     @classmethod
     def of(cls, site: str, technique: str, /, **params: Scalar) -> Step:
@@ -49,10 +62,25 @@ class Step:
         return f"{self.site}: {self.technique}({inside})"
 
 
+_PLACE = attrgetter("site", "technique")
+
+
 @lru_cache(maxsize=100_000)
 def _canonical(step: Step, types: tuple[type, ...]) -> Step:  # noqa: ARG001 - 1, 1.0 and True are equal, not the same
     """Return a step in canonical form; the same steps are one object, however many recipes have them."""
     return Step.of(step.site, step.technique, **step.options)
+
+
+@lru_cache(maxsize=100_000)
+def _text(step: Step) -> str:
+    """Return a step as canonical JSON, the same for equal steps."""
+    plain = [step.site, step.technique, {k: _comparable(v) for k, v in step.params}]
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"))
+
+
+@lru_cache(maxsize=100_000)
+def _read(site: str, technique: str, params: tuple[tuple[str, Scalar], ...], types: tuple[type, ...]) -> Step:  # noqa: ARG001 - as for `_canonical`
+    return Step.of(site, technique, **dict(params))
 
 
 @dataclass(frozen=True)
@@ -69,8 +97,8 @@ class Recipe:
     steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
-        steps = [_canonical(s, tuple(type(value) for _, value in s.params)) for s in self.steps]
-        steps.sort(key=lambda s: (s.site, s.technique))
+        steps = [_canonical(s, tuple([type(value) for _, value in s.params])) for s in self.steps]
+        steps.sort(key=_PLACE)
         for first, second in pairwise(steps):
             if (first.site, first.technique) == (second.site, second.technique):
                 here = f"{first.site}: {first.technique}"
@@ -85,8 +113,7 @@ class Recipe:
     @cached_property
     def digest(self) -> str:
         """Sixteen hexadecimal digits of SHA-256 over the canonical JSON."""
-        plain = [[s.site, s.technique, {k: _comparable(v) for k, v in s.params}] for s in self.steps]
-        text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+        text = f"[{','.join(map(_text, self.steps))}]"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -112,11 +139,19 @@ class Recipe:
             If it isn't a list of steps, or a step's parameters aren't scalars.
         """
         try:
-            steps = [(str(d["site"]), str(d["technique"]), dict(**d.get("params", {}))) for d in data]
+            steps = []
+            for d in data:
+                params = dict(**d.get("params", {}))
+                types = tuple(map(type, params.values()))
+                steps.append(_read(str(d["site"]), str(d["technique"]), tuple(params.items()), types))
         except (KeyError, TypeError, AttributeError) as error:
             rule = f"must be a list of {{site, technique, params}} ({type(error).__name__}: {error})"
             raise SettingError("recipe", data, rule) from None
-        return cls.of(Step.of(site, technique, **params) for site, technique, params in steps)
+        return cls(tuple(steps))
 
     def __str__(self) -> str:
         return "; ".join(map(str, self.steps)) or "baseline"
+
+
+#: Of the recipe that compresses nothing.
+BASELINE = Recipe().digest

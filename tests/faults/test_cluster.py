@@ -184,6 +184,7 @@ def test_a_head_that_dies_ends_the_run_with_a_reason(mischief: Mischief, nodes: 
     head = nodes.cluster.head_node.all_processes["gcs_server"][0].process
     head.send_signal(signal.SIGKILL)
     told, _ = process.communicate(timeout=100)
+    process.kill()
     assert "refused: the head of the Ray cluster is gone" in told
     (tmp_path / "go").touch()
     told, _ = driver(tmp_path, None, WAITING).communicate(timeout=200)

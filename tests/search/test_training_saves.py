@@ -12,8 +12,8 @@ from paretopress.compressors.draft import Checkpoint
 from paretopress.search import training_saves
 from paretopress.search.examples.digits import splits
 from paretopress.search.racing import Heat, Race
-from paretopress.search.trial import Bench, Job, metrics_for
 from paretopress.search.training_saves import FileSaves
+from paretopress.search.trial import Bench, Job, metrics_for
 from paretopress.spaces.recipe import Recipe, Step
 from paretopress.spaces.site import MODEL
 from paretopress.spaces.space import Space
