@@ -84,7 +84,7 @@ EXAMPLES = 360
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is run: trials of each worker, trials of the driver, trials per worker of a cluster, and of a journal."""
+    """How much is run: trials of each worker, of the driver, of each worker of a cluster, and of a journal."""
 
     each: int
     driver: int

@@ -92,6 +92,8 @@ def resume(
     trials: Annotated[int | None, typer.Option(help="A new total of trials.")] = None,
     minutes: Annotated[float | None, typer.Option(help="A new limit for this session.")] = None,
     evaluations: Annotated[float | None, typer.Option(help="A new total of evaluations.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Override ray.workers.")] = None,
+    address: Annotated[str | None, typer.Option(help="Override ray.address: a running cluster.")] = None,
     racing: Annotated[bool | None, typer.Option(help="Stop trials that can't reach the front any more.")] = None,
     retry: Annotated[
         Literal["unfinished", "errored", "restart-errored"],
@@ -103,6 +105,7 @@ def resume(
     data = chosen.model_dump()
     data |= _given(racing=racing)
     data["budget"] |= _given(trials=trials, minutes=minutes, evaluations=evaluations)
+    data["ray"] |= _given(workers=workers, address=address)
     done = len(read(folder)[1].results)
     if trials is not None and trials < done:
         raise SettingError("trials", trials, f"is less than the {done} that the run has", "Give a larger total.")

@@ -66,8 +66,9 @@ class Features:
         column = self._column[setting] + self.width * row[:, None]
         weight = self._value[setting] * shares[row, decision][:, None]
         size = len(taken) * self.width
-        sums: Values = np.bincount(column.reshape(-1), weight.reshape(-1), minlength=size)
-        return sums.reshape(len(taken), self.width)
+        sums = np.bincount(column.reshape(-1), weight.reshape(-1), minlength=size).astype(np.float64, copy=False)
+        found: Values = sums.reshape(len(taken), self.width)
+        return found
 
 
 class Surrogate:
