@@ -39,7 +39,7 @@ demo: $(STAMP)
 	$(BIN)/paretopress search runs/digits.yaml --fresh
 
 test: $(STAMP) chromium
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The report is tested in a real browser. CHROMIUM=/path/to/chromium names one that isn't on the PATH.
 chromium:

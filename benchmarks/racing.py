@@ -54,11 +54,13 @@ from verdict import Bar, arguments, conclude, span
 from paretopress.search import Space
 from paretopress.search.engine import Engine
 from paretopress.search.executor import LocalExecutor
-from paretopress.search.journal import Journal, identity
+from paretopress.search.handover import Handover
+from paretopress.search.journal import Journal
 from paretopress.search.pareto import hypervolume, nondominated
 from paretopress.search.plan import Budget, Plan, make_plan
 from paretopress.search.preparation import make_sampler
 from paretopress.search.progress import Progress
+from paretopress.search.record import identity
 from paretopress.search.result import Result
 from paretopress.search.start import starting_recipes
 from paretopress.search.store import Store
@@ -134,9 +136,10 @@ class Track:
             baseline = bench.run(Job(0, Recipe(), plan.seed, "baseline")).result
             local, silent = LocalExecutor(bench), Progress(plan.budget, plan.objectives, False)
             with Journal(plan.folder, identity(self.task, self.space, plan.objectives)) as journal:
-                journal.append(baseline)
+                journal.finish([(baseline, {})])
                 sampler = make_sampler(plan, self.task, self.space, baseline, local, silent)
-                engine = Engine(plan, self.space, local, journal, Store(plan.folder), sampler)
+                store, handover = Store(plan.folder), Handover(plan.folder)
+                engine = Engine(plan, self.space, local, journal, store, handover, sampler)
                 engine.run(starting_recipes(self.space) if plan.sampler != "profile" else ())
                 yield engine, bench
 
@@ -145,9 +148,9 @@ class Track:
         slow: list[Result] = []
         if self.run.compared:
             with self.search(racing=False) as (engine, _):
-                slow = list(engine.results.values())
+                slow = list(engine.standing.results.values())
         with self.search(racing=True) as (engine, bench):
-            raced = list(engine.results.values())
+            raced = list(engine.standing.results.values())
             known = {r.recipe.digest: r for r in slow}
             full = [known.get(r.recipe.digest) or self.unraced(r, bench) for r in raced]
             found = self.figures(raced, full)
@@ -185,11 +188,11 @@ class Track:
         """
         wanted = self.reached(slow)
         spent = self.work_until(slow, wanted)
-        while (done := self.work_until(list(engine.results.values()), wanted)) == math.inf:
-            worked = sum(map(work, engine.results.values()))
+        while (done := self.work_until(list(engine.standing.results.values()), wanted)) == math.inf:
+            worked = sum(map(work, engine.standing.results.values()))
             if worked >= spent:
                 return spent / worked
-            engine.plan = replace(engine.plan, budget=Budget(len(engine.results) + FURTHER))
+            engine.plan = replace(engine.plan, budget=Budget(len(engine.standing.results) + FURTHER))
             if engine.run(()) == "exhausted":
                 return 0.0
         return spent / done

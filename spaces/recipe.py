@@ -29,12 +29,11 @@ class Step:
     technique: str
     params: tuple[tuple[str, Scalar], ...] = ()
 
-    def __post_init__(self) -> None:
-        # Recipes are looked up step by step, thousands at a time: the hash is computed once.
-        object.__setattr__(self, "_hash", hash((self.site, self.technique, self.params)))
-
     def __hash__(self) -> int:
-        found: int = vars(self)["_hash"]
+        known = vars(self)
+        if "_hash" not in known:  # once: recipes are looked up step by step, thousands at a time
+            known["_hash"] = hash((self.site, self.technique, self.params))
+        found: int = known["_hash"]
         return found
 
     def __reduce__(self) -> tuple[type[Step], tuple[Any, ...]]:
@@ -97,7 +96,10 @@ class Recipe:
     steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
-        steps = [_canonical(s, tuple([type(value) for _, value in s.params])) for s in self.steps]
+        try:
+            steps = [_canonical(s, tuple([type(value) for _, value in s.params])) for s in self.steps]
+        except (TypeError, ValueError):  # parameters that are no pairs, or no scalars, which is told there
+            steps = [Step.of(s.site, s.technique, **s.options) for s in self.steps]
         steps.sort(key=_PLACE)
         for first, second in pairwise(steps):
             if (first.site, first.technique) == (second.site, second.technique):

@@ -34,7 +34,7 @@ GOALS = (Objective("accuracy", "maximize"), Objective("size", "minimize"))
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """One Ray for this file; the executor leaves a Ray alone that it didn't start."""
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
 
