@@ -15,14 +15,6 @@ os.environ["PARETOPRESS_CACHE"] = "off"
 
 #: Files that take minutes begin first, so that processes which share the tests end together.
 LONG = ("faults/", "readme", "test_ray_executor", "test_search.py", "test_cli", "test_profile_command", "test_plans")
-    "faults/",
-    "test_readme",
-    "test_ray_executor",
-    "test_search.py",
-    "test_cli",
-    "test_profile_command",
-    "test_plans",
-)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
