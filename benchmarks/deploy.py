@@ -209,7 +209,7 @@ def play_found(data: Path, minutes: float, console: Console) -> tuple[list[Bar],
     task = resnet20(data, 2_500, 40_000, 2_500) if (data / "resnet20.safetensors").is_file() else digits()
     techniques = {
         "depth": {}, "channels": {"criterion": "l2", "round_to": 8}, "int8": {"bits": [7, 6, 5, 4, 3]}, "entropy": {},
-        "distillation": {"steps": [300, 900], "learning_rate": [0.001, 0.003], "temperature": 4.0, "weight": 0.5},
+        "distillation": {"steps": [1000, 5000], "learning_rate": [0.0007, 0.0015], "temperature": 4.0, "weight": 0.5},
     }  # fmt: skip
     space = Space.from_task(task, techniques)
     metrics = [Latency(32, name="latency"), Latency(1, name="latency_batch1")]

@@ -11,9 +11,10 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import Any
 
 from ..spaces.errors import RunError
 from .folder import JOURNAL as FILE
@@ -57,18 +58,15 @@ class Journal:
             self._owner.release()
             raise
 
-    def _open(self, header: Mapping[str, Any], known: Mapping[str, Any] | None) -> BinaryIO:
+    def _open(self, header: Mapping[str, Any], known: Mapping[str, Any] | None) -> FileIO:
         if known is None:
-            file: BinaryIO = self.path.open("ab")
-            file.truncate(0)  # a header line torn by a crash
+            file = self.path.open("wb", buffering=0)  # over a header line torn by a crash, if there is one
             _write(file, [{"run": dict(header)}])
             _sync_folder(self.path.parent)
             return file
         check_same(known, header, self.path)
-        file = self.path.open("r+b")
-        file.seek(0)
-        text = file.read()
-        file.truncate(text.rfind(b"\n") + 1)
+        file = self.path.open("r+b", buffering=0)
+        file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
         file.seek(0, os.SEEK_END)
         return file
 
@@ -90,6 +88,7 @@ class Journal:
         except OSError as error:
             with suppress(OSError):  # else the torn tail is cut off when the journal is opened again
                 self._file.truncate(end)
+                self._file.seek(end)
             raise RunError(
                 f"{self.path}: {what} can't be recorded ({error.strerror}). "
                 "Free some space and resume: everything before it is kept."
@@ -180,10 +179,11 @@ def read(folder: Path) -> tuple[dict[str, Any] | None, Record]:
     return header, record
 
 
-def _write(file: BinaryIO, lines: Sequence[Mapping[str, Any]]) -> None:
-    for line in lines:
-        file.write(json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode() + b"\n")
-    file.flush()
+def _write(file: FileIO, lines: Sequence[Mapping[str, Any]]) -> None:
+    text = "".join(json.dumps(line, separators=(",", ":"), ensure_ascii=False) + "\n" for line in lines)
+    left = memoryview(text.encode())
+    while left:  # a disk that is nearly full takes a part, and says so at the next
+        left = left[file.write(left) :]
     os.fsync(file.fileno())
 
 

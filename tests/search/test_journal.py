@@ -161,6 +161,28 @@ def test_a_full_disk_stops_with_the_reason_and_keeps_the_rest(tmp_path: Path) ->
     assert [r.number for r, _ in read(tmp_path)[1].results] == [0]
 
 
+def test_a_limit_of_the_file_system_stops_with_the_reason_too(tmp_path: Path) -> None:
+    """A real write that is cut short: closing says nothing more, and the next session goes on where this one was."""
+    script = (
+        "import sys, json, pathlib, resource\nsys.path.insert(0, sys.argv[3])\n"
+        "from test_journal import result, HEADER\nfrom paretopress.search.journal import FILE, Journal\n"
+        "from paretopress.spaces.errors import RunError\nfolder = pathlib.Path(sys.argv[1])\n"
+        "with Journal(folder, HEADER) as journal:\n"
+        "    journal.finish([(result(0), {})])\n"
+        "    size = (folder / FILE).stat().st_size\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size + int(sys.argv[2]), resource.RLIM_INFINITY))\n"
+        "    try: journal.finish([(result(1), {})])\n    except RunError as e: print(e)\n"
+    )
+    for number, more in enumerate((0, 1, 100)):
+        folder = tmp_path / str(number)
+        command = [sys.executable, "-c", script, str(folder), str(more), str(Path(__file__).parent)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "trial 1 can't be recorded (File too large)" in done.stdout
+        with Journal(folder, HEADER) as journal:
+            assert [r.number for r, _ in journal.results] == [0]
+
+
 def test_identity_changes_with_what_is_searched(task: Task, space: Space) -> None:
     """Another space or other objectives give another header; the same ones the same."""
     goals = (Objective("accuracy", "maximize"), Objective("size", "minimize"))
