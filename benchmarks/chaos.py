@@ -117,9 +117,9 @@ class Tormentor:
     def act(self, driver: subprocess.Popen[bytes]) -> None:
         """Do one of the acts, if there is something to do it to."""
         workers = [p for p in psutil.Process(driver.pid).children(recursive=True) if "ray::Worker" in p.name()]
-        what = self.random.choice(ACTS)
-        if "worker" in what and not workers:
+        if not workers:  # it is still starting: killed then, again and again, nothing would ever run
             return
+        what = self.random.choice(ACTS)
         if what == "kill the driver":
             driver.send_signal(signal.SIGKILL)
         elif what == "kill a worker":
