@@ -28,7 +28,8 @@ class Resources:
         For each trial: what Ray reserves, and how many threads torch uses (at least one). In-process trials use
         as many, so that a recipe is the same model wherever it runs.
     gpus
-        For each trial, e.g. 0.5 where two share one.
+        Reserved for each trial, e.g. 0.5 where two share one, for techniques, metrics and data of your own that use
+        them: models are compressed, trained and measured on the CPU.
     custom
         For each trial, by the names that the cluster's nodes were started with, e.g. {"phone": 1}: trials run only
         where they are.
