@@ -31,11 +31,18 @@ def task() -> Task:
     return Task(Linear(), validation=data, name="faults")
 
 
-@pytest.fixture
-def nodes() -> Iterator[Nodes]:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Nodes]:
     """A cluster of two nodes that notices within seconds that one is frozen."""
     health = {"health_check_initial_delay_ms": 1000, "health_check_period_ms": 1000}
     health |= {"health_check_timeout_ms": 1000, "health_check_failure_threshold": 4}
     found = Nodes(2, _system_config=health)
     yield found
     found.close()
+
+
+@pytest.fixture
+def nodes(cluster: Nodes) -> Nodes:
+    """The cluster with its two nodes, whatever became of them before."""
+    cluster.restore()
+    return cluster

@@ -188,7 +188,19 @@ class Nodes:
 
     def __init__(self, nodes: int, **head: Any) -> None:
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **node_options(**head)})
-        self.added = [self.add() for _ in range(nodes)]
+        self.added: list[Any] = []
+        self.wanted = nodes
+        self.restore()
+
+    def restore(self) -> None:
+        """Have as many nodes as at the start, all in order."""
+        self.added += [self.add() for _ in range(self.wanted - len(self.added))]
+
+    def lose(self, node: Any) -> None:
+        """Take a node away that was killed or frozen, or isn't wanted any more."""
+        self.cluster.remove_node(node, allow_graceful=False)
+        if node in self.added:
+            self.added.remove(node)
 
     def add(self, **more: Any) -> Any:
         """Add a node that takes one trial at a time."""

@@ -74,6 +74,7 @@ def test_a_node_whose_raylet_dies_costs_attempts_and_no_trial(
     thread = meanwhile(mischief, 2, kill)
     check(Run(task, tmp_path / "run", Resources(address=nodes.address))(TRIALS))
     thread.join()
+    nodes.lose(nodes.added[1])
 
 
 def test_a_frozen_node_costs_attempts_and_no_trial(
@@ -98,6 +99,7 @@ def test_a_frozen_node_costs_attempts_and_no_trial(
                 process.resume()
             except psutil.NoSuchProcess:
                 continue
+        nodes.lose(nodes.added[1])
 
 
 def test_a_node_that_joins_is_used(task: Task, mischief: Mischief, nodes: Nodes, tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_a_node_that_joins_is_used(task: Task, mischief: Mischief, nodes: Nodes,
 
 def test_trials_go_where_their_resources_are(task: Task, mischief: Mischief, nodes: Nodes, tmp_path: Path) -> None:
     """A custom resource keeps them to the nodes that have it; what no node has is refused, with what they have."""
-    nodes.add(resources={"phone": 1})
+    phone = nodes.add(resources={"phone": 1})
     resources = Resources(address=nodes.address, custom={"phone": 1})
     thread = meanwhile(mischief, 1, lambda: None)
     check(Run(task, tmp_path / "run", resources)(TRIALS))
@@ -138,6 +140,7 @@ def test_trials_go_where_their_resources_are(task: Task, mischief: Mischief, nod
     for asked in (Resources(address=nodes.address, cpus=64), Resources(address=nodes.address, custom={"board": 1})):
         with pytest.raises(RunError, match="no node of the Ray cluster has that"):
             Run(task, tmp_path / "refused", asked)([])
+    nodes.lose(phone)
 
 
 DRIVER = """
@@ -174,20 +177,6 @@ def driver(folder: Path, address: str | None, recipes: str, **environment: str) 
 
 
 WAITING = "[deed('wait', n) for n in range(1, 5)]"
-
-
-def test_a_head_that_dies_ends_the_run_with_a_reason(mischief: Mischief, nodes: Nodes, tmp_path: Path) -> None:
-    """Ray would end the process without a word after a minute; the run says so before, and goes on elsewhere."""
-    process = driver(tmp_path, nodes.address, WAITING)
-    until(lambda: len(began(mischief)) >= 2)
-    head = nodes.cluster.head_node.all_processes["gcs_server"][0].process
-    head.send_signal(signal.SIGKILL)
-    told, _ = process.communicate(timeout=100)
-    process.kill()
-    assert "refused: the head of the Ray cluster is gone" in told
-    (tmp_path / "go").touch()
-    told, _ = driver(tmp_path, None, WAITING).communicate(timeout=200)
-    assert "trials 5 ok 5" in told
 
 
 @pytest.mark.usefixtures("mischief")
@@ -227,3 +216,19 @@ def test_an_address_where_nothing_listens_is_refused_at_once(task: Task, mischie
     port = free_port()
     with pytest.raises(RunError, match="nothing answers there"):
         Run(task, tmp_path / "run", Resources(address=f"127.0.0.1:{port}"))([])
+
+
+def test_a_head_that_dies_ends_the_run_with_a_reason(mischief: Mischief, nodes: Nodes, tmp_path: Path) -> None:
+    """Ray would end the process without a word after a minute; the run says so before, and goes on elsewhere. This is
+    the last one: the cluster is gone after it.
+    """
+    process = driver(tmp_path, nodes.address, WAITING)
+    until(lambda: len(began(mischief)) >= 2)
+    head = nodes.cluster.head_node.all_processes["gcs_server"][0].process
+    head.send_signal(signal.SIGKILL)
+    told, _ = process.communicate(timeout=100)
+    process.kill()
+    assert "refused: the head of the Ray cluster is gone" in told
+    (tmp_path / "go").touch()
+    told, _ = driver(tmp_path, None, WAITING).communicate(timeout=200)
+    assert "trials 5 ok 5" in told
