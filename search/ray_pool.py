@@ -97,11 +97,6 @@ class Pool(Generic[Tag]):
         """How many workers are up."""
         return sum(slot.starting is None for slot in self._slots)
 
-    @property
-    def wanted(self) -> int:
-        """How many workers the cluster could hold when it was last looked at."""
-        return len(self._slots)
-
     def come(self) -> None:
         """Wait for the first worker; raises as `wait`. The others are used when they come."""
         while not self.ready:

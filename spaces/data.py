@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from itertools import islice
 from typing import Any
 
 import torch
@@ -159,14 +158,6 @@ class Batches:
             if seen >= examples:
                 break
         return Batches(taken, self.split, keep=True)
-
-    def limited(self, batches: int) -> Iterator[Batch]:
-        """Yield up to ``batches`` batches, starting over when the source ends."""
-        left = batches
-        while left > 0:
-            for batch in islice(self, left):
-                left -= 1
-                yield batch
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

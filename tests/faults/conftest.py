@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mischief import Linear, Mischief, Nodes
+from mischief import Drivers, Linear, Mischief, Nodes
 
 from paretopress.compressors.base import register
 from paretopress.spaces.catalogue import REGISTRY
@@ -46,3 +46,12 @@ def nodes(cluster: Nodes) -> Nodes:
     """The cluster with its two nodes, whatever became of them before."""
     cluster.restore()
     return cluster
+
+
+@pytest.fixture
+def driver(tmp_path: Path) -> Iterator[Drivers]:
+    """Starts processes; none outlives the test."""
+    found = Drivers(tmp_path)
+    yield found
+    for process in found.started:
+        process.kill()

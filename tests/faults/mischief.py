@@ -6,7 +6,10 @@ import ctypes
 import mmap
 import os
 import signal
+import subprocess
+import sys
 import tempfile
+import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -217,3 +220,53 @@ class Nodes:
         """Stop it."""
         ray.shutdown()
         self.cluster.shutdown()
+
+
+DRIVER = """
+    import sys, pathlib
+    sys.path.insert(0, {helpers!r})
+    import torch
+    from mischief import Linear, Mischief, Run, deed
+    from paretopress.compressors.base import register
+    from paretopress.search import Resources, Task
+    from paretopress.spaces.errors import RunError
+
+    folder = pathlib.Path({folder!r})
+    register(Mischief(folder))
+    torch.manual_seed(0)
+    data = [(torch.randn(64, 4), torch.randint(0, 3, (64,)))]
+    task = Task(Linear(), validation=data, name="faults")
+    try:
+        results = Run(task, folder / "run", Resources(address={address!r}, workers=2))({recipes})
+        print("trials", len(results), *sorted(f"{{r.number}}:{{r.status}}" for r in results.values()))
+    except RunError as error:
+        print("refused:", error)
+"""
+
+
+class Drivers:
+    """Processes that run recipes, each on a cluster or on a Ray of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
+
+    def __call__(self, recipes: str, address: str | None = None, **environment: str) -> subprocess.Popen[str]:
+        """Start one."""
+        helpers, script = str(Path(__file__).parent), self.folder / "driver.py"
+        text = DRIVER.format(helpers=helpers, folder=str(self.folder), address=address, recipes=recipes)
+        script.write_text(textwrap.dedent(text))
+        process = subprocess.Popen(
+            [sys.executable, str(script)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+        )  # fmt: skip
+        self.started.append(process)
+        return process
+
+
+def until(done: Callable[[], bool], seconds: float = 200) -> None:
+    """Wait until something is done."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.1)

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from mischief import Mischief, Nodes, Run, deed
+from mischief import Drivers, Mischief, Nodes, Run, deed, until
 
 from paretopress.search.resources import Resources
 from paretopress.search.result import Result
@@ -30,13 +29,6 @@ def began(mischief: Mischief) -> list[str]:
     """Return the processes of the trials that have begun."""
     file = mischief.folder / "began"
     return [line.split()[2] for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def until(done: Callable[[], bool], seconds: float = 200) -> None:
-    """Wait until something is done."""
-    end = time.monotonic() + seconds
-    while not done() and time.monotonic() < end:
-        time.sleep(0.1)
 
 
 def meanwhile(mischief: Mischief, running: int, act: Callable[[], None]) -> threading.Thread:
@@ -143,44 +135,10 @@ def test_trials_go_where_their_resources_are(task: Task, mischief: Mischief, nod
     nodes.lose(phone)
 
 
-DRIVER = """
-    import sys, pathlib
-    sys.path.insert(0, {helpers!r})
-    import torch
-    from mischief import Linear, Mischief, Run, deed
-    from paretopress.compressors.base import register
-    from paretopress.search import Resources, Task
-    from paretopress.spaces.errors import RunError
-
-    folder = pathlib.Path({folder!r})
-    register(Mischief(folder))
-    torch.manual_seed(0)
-    data = [(torch.randn(64, 4), torch.randint(0, 3, (64,)))]
-    task = Task(Linear(), validation=data, name="faults")
-    try:
-        results = Run(task, folder / "run", Resources(address={address!r}))({recipes})
-        print("trials", len(results), "ok", sum(r.status == "ok" for r in results.values()))
-    except RunError as error:
-        print("refused:", error)
-"""
-
-
-def driver(folder: Path, address: str | None, recipes: str, **environment: str) -> subprocess.Popen[str]:
-    """Start a process that runs recipes."""
-    text = DRIVER.format(helpers=str(Path(__file__).parent), folder=str(folder), address=address, recipes=recipes)
-    script = folder / "driver.py"
-    script.write_text(textwrap.dedent(text))
-    return subprocess.Popen(
-        [sys.executable, str(script)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env={**os.environ, **environment},
-    )  # fmt: skip
-
-
 WAITING = "[deed('wait', n) for n in range(1, 5)]"
 
 
-@pytest.mark.usefixtures("mischief")
-def test_a_cluster_with_another_way_of_authentication_says_so(tmp_path: Path) -> None:
+def test_a_cluster_with_another_way_of_authentication_says_so(driver: Drivers) -> None:
     """The message names the setting that must be the same on both sides."""
     port, token = free_port(), "a" * 40
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", f"--port={port}", "--num-cpus=1"]
@@ -190,7 +148,7 @@ def test_a_cluster_with_another_way_of_authentication_says_so(tmp_path: Path) ->
     )  # fmt: skip
     try:
         until(lambda: listens(port))
-        told, _ = driver(tmp_path, f"127.0.0.1:{port}", "[]", RAY_AUTH_MODE="disabled").communicate(timeout=120)
+        told, _ = driver("[]", f"127.0.0.1:{port}", RAY_AUTH_MODE="disabled").communicate(timeout=120)
     finally:
         head.terminate()
         head.wait(60)
@@ -218,17 +176,18 @@ def test_an_address_where_nothing_listens_is_refused_at_once(task: Task, mischie
         Run(task, tmp_path / "run", Resources(address=f"127.0.0.1:{port}"))([])
 
 
-def test_a_head_that_dies_ends_the_run_with_a_reason(mischief: Mischief, nodes: Nodes, tmp_path: Path) -> None:
+def test_a_head_that_dies_ends_the_run_with_a_reason(
+    driver: Drivers, mischief: Mischief, nodes: Nodes, tmp_path: Path
+) -> None:
     """Ray would end the process without a word after a minute; the run says so before, and goes on elsewhere. This is
     the last one: the cluster is gone after it.
     """
-    process = driver(tmp_path, nodes.address, WAITING)
+    process = driver(WAITING, nodes.address)
     until(lambda: len(began(mischief)) >= 2)
     head = nodes.cluster.head_node.all_processes["gcs_server"][0].process
     head.send_signal(signal.SIGKILL)
     told, _ = process.communicate(timeout=100)
-    process.kill()
     assert "refused: the head of the Ray cluster is gone" in told
     (tmp_path / "go").touch()
-    told, _ = driver(tmp_path, None, WAITING).communicate(timeout=200)
-    assert "trials 5 ok 5" in told
+    told, _ = driver(WAITING).communicate(timeout=200)
+    assert "trials 5 0:ok 1:ok 2:ok 3:ok 4:ok" in told

@@ -6,16 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from mischief import Linear, deed
+from mischief import Drivers, Linear, deed, until
 
 from paretopress.search import Space, Task
 from paretopress.search.engine import MAX_LOSSES
@@ -25,58 +22,7 @@ from paretopress.search.record import identity
 from paretopress.search.trial import Job
 from paretopress.spaces.errors import RunError
 
-DRIVER = """
-    import sys, pathlib
-    sys.path.insert(0, {helpers!r})
-    import torch
-    from mischief import Linear, Mischief, Run, deed
-    from paretopress.compressors.base import register
-    from paretopress.search import Resources, Task
-
-    folder = pathlib.Path({folder!r})
-    register(Mischief(folder))
-    torch.manual_seed(0)
-    data = [(torch.randn(64, 4), torch.randint(0, 3, (64,)))]
-    task = Task(Linear(), validation=data, name="faults")
-    results = Run(task, folder / "run", Resources(workers=2))({recipes})
-    print("trials", len(results), *sorted(f"{{r.number}}:{{r.status}}" for r in results.values()))
-"""
 WAITING = "[deed('none', 1), deed('none', 2), deed('wait', 3), deed('wait', 4), deed('none', 5)]"
-
-
-class Drivers:
-    """Processes that run recipes on a Ray of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.started: list[subprocess.Popen[str]] = []
-
-    def __call__(self, recipes: str) -> subprocess.Popen[str]:
-        """Start one."""
-        script = self.folder / "driver.py"
-        text = DRIVER.format(helpers=str(Path(__file__).parent), folder=str(self.folder), recipes=recipes)
-        script.write_text(textwrap.dedent(text))
-        command = [sys.executable, str(script)]
-        process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        self.started.append(process)
-        return process
-
-
-@pytest.fixture
-def driver(tmp_path: Path) -> Iterator[Drivers]:
-    """Starts processes; none outlives the test."""
-    found = Drivers(tmp_path)
-    yield found
-    for process in found.started:
-        process.kill()
-
-
-def until(done: Callable[[], bool], seconds: float = 200) -> None:
-    """Wait until something is done."""
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.1)
 
 
 def began(folder: Path, name: str) -> int:

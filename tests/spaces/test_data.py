@@ -158,14 +158,6 @@ def test_head_takes_whole_batches_up_to_the_number_of_examples() -> None:
     assert targets(Batches(loader, "train", keep=False).head(100)) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
-def test_limited_starts_over() -> None:
-    """A training budget in batches is met exactly, across epochs and within one."""
-    batches = Batches([rows(0, 1), rows(1, 1), rows(2, 1)], "train", keep=False)
-    assert [int(t) for _, t in batches.limited(7)] == [0, 1, 2, 0, 1, 2, 0]
-    assert [int(t) for _, t in batches.limited(2)] == [0, 1]
-    assert list(batches.limited(0)) == []
-
-
 def test_to_device_copies_the_input() -> None:
     """A model that writes into its input can't change the kept data."""
     x, y = rows(0, 2)
