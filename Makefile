@@ -21,7 +21,7 @@ ROOMS := spaces compressors evaluators search
 CODE := $(ROOMS) tests benchmarks
 
 .DEFAULT_GOAL := test
-.PHONY: setup demo test lint format bench clean chromium
+.PHONY: setup demo test lint format bench clean chromium postgresql
 
 setup: $(STAMP)
 
@@ -38,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/paretopress search runs/digits.yaml --fresh
 
-test: $(STAMP) chromium
+test: $(STAMP) chromium postgresql
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # The report is tested in a real browser. CHROMIUM=/path/to/chromium names one that isn't on the PATH.
@@ -51,6 +51,17 @@ chromium:
 	echo "The browser tests need Chromium, and it couldn't be installed here."; \
 	echo "Install it (Debian: apt-get install -y chromium), or set CHROMIUM to the path of one,"; \
 	echo "or leave those tests out: make setup && $(BIN)/pytest -m 'not browser'"; exit 1
+
+# Runs can be recorded in PostgreSQL, which is tested against a real server; the tests start one of their own.
+postgresql:
+	@if command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; then exit 0; fi >/dev/null 2>&1; \
+	if [ "$$(id -u)" = 0 ]; then as_root=""; else as_root="sudo -n"; fi; \
+	echo "Installing PostgreSQL for the tests of storage"; \
+	if command -v apt-get >/dev/null && $$as_root apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq postgresql >/dev/null; then exit 0; fi; \
+	echo "The tests of storage need PostgreSQL's server, and it couldn't be installed here."; \
+	echo "Install it (Debian: apt-get install -y postgresql), or put its initdb and pg_ctl on the PATH,"; \
+	echo "or leave those tests out: make setup && $(BIN)/pytest -m 'not postgresql'"; exit 1
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(CODE)

@@ -30,7 +30,7 @@ TABLES = Path(__file__).resolve().parent / ".tables"
 #: One in so many known recipes is measured again.
 _AGAIN = 50
 #: How close the two must be: another processor rounds otherwise, and may see an image or two otherwise.
-_CLOSE = 0.02
+CLOSE = 0.02
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Arena:
         self._checked.add(recipe.digest)
         if known is not None:
             pairs = [(known.values.get(n, math.nan), v) for n, v in values.items()]
-            if len(known.values) != len(pairs) or not all(math.isclose(*p, rel_tol=_CLOSE) for p in pairs):
+            if len(known.values) != len(pairs) or not all(math.isclose(*p, rel_tol=CLOSE) for p in pairs):
                 raise RuntimeError(f"{self.file} was measured by other code ({known.values}, now {values}): delete it")
             return known
         self._known[recipe.digest] = found

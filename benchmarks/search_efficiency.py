@@ -17,13 +17,14 @@ profile
     Takes less time than 30 trials, in each space.
 
 Run: ``python benchmarks/search_efficiency.py [--quick] [--spaces bits,...] [--data DIR] [--json FILE]``; exits 1 when a
-bar is missed. ``--quick`` takes fewer seeds, images and trials of the peers, and says so. The full run takes hours and
-goes on where it was stopped: it keeps what was measured and which runs are done.
+bar is missed. ``--quick`` takes fewer seeds and trials of the peers, and says so. The full run of the peers takes eight
+hours of processor; their runs are in ``records/``, and one that is there isn't run again, but for its first ten trials,
+which must come to the same. What is missing is run and added. Ours is always run.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import statistics
 import sys
 import time
@@ -35,13 +36,15 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from arena import BOUTS, TABLES, Arena
+from arena import BOUTS, CLOSE, Arena
 from peers import proposals, uniform
+from record import Record
 from resnet20 import DATA, load
 from rich.console import Console
 from rich.table import Table
 from verdict import Bar, arguments, conclude
 
+from paretopress.search.pareto import nondominated
 from paretopress.search.profile_sampler import ProfileSampler
 from paretopress.search.profile_store import ProfileStore
 from paretopress.search.proposer import Goals, Proposer
@@ -54,6 +57,9 @@ MARKS = (10, 30, 50, 100, 200, 300, 600)
 JUDGED = ("nsga2 (20)", "nsga2 (50)", "tpe", "tpe multivariate")
 #: Trials of those that get fewer: a GP takes seconds a proposal, and uniform settings are few.
 FEWER = {"gp": 100, "uniform": 21}
+#: Trials of a recorded run that are run again.
+AGAIN = 10
+RECORD = Record("search_efficiency")
 
 
 @dataclass(frozen=True)
@@ -103,40 +109,65 @@ def ours(arena: Arena, profile: Profile, seed: int) -> Iterator[Recipe]:
         proposer.tell(genome, lost, values, bool(values))
 
 
+def tried(arena: Arena, method: str, seed: int) -> Iterator[Recipe]:
+    """Yield what a peer tries."""
+    return uniform(arena) if method == "uniform" else proposals(arena, method, seed)
+
+
+def facts(arena: Arena, method: str, seed: int, trials: int) -> dict[str, Any]:
+    """Return what a peer's run is of: all that its outcome depends on."""
+    of = {"space": arena.bout.name, "method": method, "seed": seed, "trials": trials, "task": arena.task.digest}
+    of |= {"decisions": arena.space.digest, "box": arena.bout.box, "must": arena.bout.must}
+    return of
+
+
+def summary(arena: Arena, rows: list[list[float]], offset: float = 0.0) -> dict[str, Any]:
+    """Return the hypervolume after so many evaluations, ``offset`` of them for the profile, and the front."""
+    affordable = {n: int(n - offset) for n in MARKS}
+    curve = {str(n): arena.hypervolume(rows[:k]) for n, k in affordable.items() if 0 < k <= len(rows)}
+    return {"curve": curve, "end": arena.hypervolume(rows), "front": [rows[i] for i in nondominated(rows)]}
+
+
 def play(space: str, method: str, seed: int, scale: Scale, data: Path) -> dict[str, Any]:
-    """Return one run: the rows in the order of its trials, and the seconds of processor of its trials and profile."""
+    """Return one run, and the seconds of processor of its trials and profile.
+
+    Raises
+    ------
+    RuntimeError
+        If the first trials of a recorded run come to something else today.
+    """
     arena = Arena(BOUTS[space], scale.task(data))
-    file = TABLES / f"{arena.file.stem} {space} {method} {seed} {scale.trials(method)}.json"
-    if method != "ours" and file.exists():
-        known: dict[str, Any] = json.loads(file.read_text())
-        return known
     found: dict[str, Any] = {"space": space, "method": method, "seed": seed, "offset": 0.0}
-    start = time.process_time()
+    trials = scale.trials(method)
     if method == "ours":
+        start = time.process_time()
         profile = profile_of(arena)
         found["profile_seconds"] = time.process_time() - start
-        tried = ours(arena, profile, seed)
-    else:
-        tried = uniform(arena) if method == "uniform" else proposals(arena, method, seed)
-    outcomes = [arena.outcome(recipe) for recipe in islice(tried, scale.trials(method))]
-    rows = [arena.row(outcome) for outcome in outcomes]
-    found["seconds"] = statistics.mean(outcome.seconds for outcome in outcomes)
-    if method == "ours":
+        outcomes = [arena.outcome(recipe) for recipe in islice(ours(arena, profile, seed), trials)]
+        found["seconds"] = statistics.mean(outcome.seconds for outcome in outcomes)
         found["offset"] = found["profile_seconds"] / found["seconds"]
-    affordable = {n: int(n - found["offset"]) for n in MARKS}
-    found["curve"] = {str(n): arena.hypervolume(rows[:k]) for n, k in affordable.items() if 0 < k <= len(rows)}
-    found["end"] = arena.hypervolume(rows)
-    found["rows"] = rows
-    if method != "ours":
-        file.write_text(json.dumps(found))
-    return found
+        return found | summary(arena, [arena.row(outcome) for outcome in outcomes], found["offset"])
+    of = facts(arena, method, seed, trials)
+    known = RECORD.find(of)
+    outcomes = [arena.outcome(recipe) for recipe in islice(tried(arena, method, seed), AGAIN if known else trials)]
+    rows = [arena.row(outcome) for outcome in outcomes]
+    if known is not None:
+        then, now = known["curve"][str(AGAIN)], arena.hypervolume(rows)
+        if not math.isclose(then, now, rel_tol=CLOSE, abs_tol=CLOSE / 10):
+            raise RuntimeError(
+                f"{RECORD.file}: {of} had {then:.4f} after {AGAIN} trials, now {now:.4f}: delete the line"
+            )
+        return found | known
+    run = {"seconds": statistics.mean(outcome.seconds for outcome in outcomes)} | summary(arena, rows)
+    RECORD.add(of, run)
+    return found | run
 
 
 def judge(space: str, runs: list[dict[str, Any]], scale: Scale, arena: Arena) -> list[Bar]:
     """Return the bars of one space."""
     mine = [r for r in runs if r["method"] == "ours"]
     late = max(r["end"] for r in runs if r["method"] in JUDGED)
-    best = arena.hypervolume([row for r in runs for row in r["rows"]])
+    best = arena.hypervolume([row for r in runs for row in r["front"]])
     early = [r["curve"][str(EARLY)] / late for r in mine]
     after = [r["curve"].get(str(BEST), r["end"]) / best for r in mine]
     offsets = [r["offset"] for r in mine]
@@ -181,7 +212,7 @@ def main() -> int:
         arena = Arena(BOUTS[space], scale.task(options.data))
         console.print(table_of(space, runs))
         bars += judge(space, runs, scale, arena)
-        everything += [{k: v for k, v in r.items() if k != "rows"} for r in runs]
+        everything += [{k: v for k, v in r.items() if k != "front"} for r in runs]
     console.print(f"network: {arena.task.name}")
     return conclude(bars, options, {"scale": asdict(scale), "runs": everything})
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ..evaluators.base import Evaluator
 from ..evaluators.latency import Latency
 from ..spaces.automatic import DEPLOYED
-from ..spaces.errors import ArtifactError, ModelError, SettingError
+from ..spaces.errors import ArtifactError, ModelError, RunError, SettingError
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from ..spaces.task import Task
@@ -26,7 +26,7 @@ from .fitting import check_fits
 from .folder import Existing, Retry
 from .front import Front
 from .handover import Handover
-from .journal import Journal
+from .journal import Journal, Storage
 from .latency_choice import wants_integers
 from .plan import Plan, make_plan
 from .preparation import make_sampler
@@ -62,6 +62,7 @@ def search(
     executor: Literal["ray", "local"] = "ray",
     resources: Resources | None = None,
     racing: bool = True,
+    storage: str | None = None,
     progress: bool = True,
     about: dict[str, Any] | None = None,
     prepared: Callable[[], None] = lambda: None,
@@ -114,6 +115,10 @@ def search(
     racing
         Whether a trial ends as soon as it is clear that it can't reach the front. Those that reach it are measured
         in full, and are the same models as without.
+    storage
+        The address of a PostgreSQL database, ``postgresql://user@host/database``, which keeps the record of the run (a
+        study of Optuna, named after the run folder) instead of the folder's journal: it can then be resumed on a
+        machine that doesn't have the folder. A password is better given by ``PGPASSWORD`` or ``~/.pgpass``.
     progress
         Show progress on standard error.
     about
@@ -134,7 +139,7 @@ def search(
     plan = make_plan(
         task, objectives, metrics=metrics, budget=budget, minutes=minutes, evaluations=evaluations,
         constraints=constraints, sampler=sampler, seed=seed, run=run, existing=existing, retry=retry,
-        executor=executor, resources=resources, racing=racing,
+        executor=executor, resources=resources, racing=racing, storage=storage,
     )  # fmt: skip
     if space is None:
         space = Space.from_task(task, DEPLOYED if wants_integers(plan.metrics) else None)
@@ -144,7 +149,8 @@ def search(
     clock, handover = Clock(), Handover(folder)
     with ExitStack() as stack:
         # Whatever can go wrong before the first trial goes wrong before the folder is touched.
-        journal = stack.enter_context(Journal(folder, header)) if existing == "resume" else None
+        shared = _storage(plan, space, stack)
+        journal = stack.enter_context(Journal(folder, header, storage=shared)) if existing == "resume" else None
         watcher = stack.enter_context(Progress(plan.budget, plan.objectives, progress))
         _check_measured(journal, plan)
         done = finished_front(plan, journal) if journal is not None else None
@@ -160,13 +166,11 @@ def search(
             trials = start_executor(plan.executor, bench, plan.resources, handover)
         stack.callback(trials.close)
         if journal is None:
-            journal = stack.enter_context(Journal(folder, header, fresh=existing == "fresh"))
+            journal = stack.enter_context(Journal(folder, header, existing == "fresh", shared))
         prepared()
         store, baseline = Store(folder), first.result
         handover.open()
-        if first.data is not None:
-            store.save(baseline.recipe.digest, first.data)
-            journal.finish([(baseline, {})])
+        _record_baseline(first, store, journal)
         watcher.say(CLASS.format(bench.needs_class) if bench.needs_class else "")
         with clock("profile"), bench.threaded():
             chosen = make_sampler(plan, task, space, baseline, trials, watcher)
@@ -188,6 +192,30 @@ def search(
         handover.close()
         write_report(front, facts, folder)
     return front
+
+
+def _storage(plan: Plan, space: Space, stack: ExitStack) -> Storage | None:
+    """Return the database that the run is recorded in, locked, if there is one.
+
+    Raises
+    ------
+    RunError
+        If it holds a run and none is wanted, or the other way round.
+    """
+    if plan.storage is None:
+        return None
+    from .study_record import StudyRecord  # noqa: PLC0415 - Optuna and its databases take a second to import
+
+    record = StudyRecord(plan.storage, plan.folder.name, space)
+    stack.callback(record.close)
+    if plan.existing == "refuse" and record.header is not None:
+        raise RunError(
+            f"{record.place}: holds a run already. Continue it (paretopress resume, or existing='resume'), start over "
+            "(--fresh, or existing='fresh'; its results are discarded), or give the run folder another name."
+        )
+    if plan.existing == "resume" and record.header is None:
+        raise RunError(f"{record.place}: there is no run to resume. Start one with: paretopress search.")
+    return record
 
 
 def _starting(plan: Plan) -> str:
@@ -238,6 +266,12 @@ def _baseline(bench: Bench, journal: Book | None, seed: int) -> Finished:
             "Every validation batch must run and give finite outputs, and the same batch the same ones each time."
         )
     return finished
+
+
+def _record_baseline(first: Finished, store: Store, journal: Journal) -> None:
+    if first.data is not None:  # else it is recorded
+        store.save(first.result.recipe.digest, first.data)
+        journal.finish([(first.result, {})])
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from . import config as settings
 from .api import search as run_search
 from .artifact import locate
 from .deploy import commands as deploy
-from .folder import Existing, Retry, check, check_place
+from .folder import JOURNAL, Existing, Retry, check, check_place
 from .front import Front, Point
 from .journal import read
 from .latency_choice import timed_metric
@@ -30,6 +30,7 @@ from .report.data import FILE as REPORT
 from .report.data import write_report
 from .report.profile_data import write_profile
 from .saved import load_front
+from .storage_address import without_password
 from .tables import front_table, metrics_table, point_table, techniques_table
 from .verify import command as verify
 
@@ -73,13 +74,14 @@ def search(
     workers: Annotated[int | None, typer.Option(help="Override ray.workers.")] = None,
     address: Annotated[str | None, typer.Option(help="Override ray.address: a running cluster.")] = None,
     racing: Annotated[bool | None, typer.Option(help="Stop trials that can't reach the front any more.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Override storage: a PostgreSQL database for the record.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything and show the space; run nothing.")
     ] = False,
 ) -> None:
     """Search the compressions of a model that a YAML file names."""
     chosen = settings.read_yaml(file)
-    data = {**chosen.model_dump(), **_given(seed=seed, executor=executor, racing=racing)}
+    data = {**chosen.model_dump(), **_given(seed=seed, executor=executor, racing=racing, storage=storage)}
     data["budget"] |= _given(trials=trials, minutes=minutes, evaluations=evaluations)
     data["ray"] |= _given(workers=workers, address=address)
     chosen = settings.check(data, "command line")
@@ -88,28 +90,32 @@ def search(
 
 @app.command()
 def resume(
-    folder: Folder,
+    folder: Annotated[Path, typer.Argument(help="The run folder, e.g. runs/digits, or the run's YAML file.")],
     trials: Annotated[int | None, typer.Option(help="A new total of trials.")] = None,
     minutes: Annotated[float | None, typer.Option(help="A new limit for this session.")] = None,
     evaluations: Annotated[float | None, typer.Option(help="A new total of evaluations.")] = None,
     workers: Annotated[int | None, typer.Option(help="Override ray.workers.")] = None,
     address: Annotated[str | None, typer.Option(help="Override ray.address: a running cluster.")] = None,
     racing: Annotated[bool | None, typer.Option(help="Stop trials that can't reach the front any more.")] = None,
+    storage: Annotated[str | None, typer.Option(help="Override storage, e.g. with its password.")] = None,
     retry: Annotated[
         Literal["unfinished", "errored", "restart-errored"],
         typer.Option(help="Which trials to run again; errored: failed ones too, restart-errored: from their start."),
     ] = "unfinished",
 ) -> None:
     """Continue a run where it stopped; finished trials are not repeated."""
-    chosen, origin = settings.read_saved(folder)
-    data = chosen.model_dump()
-    data |= _given(racing=racing)
+    if folder.is_file():
+        chosen, file, folder = settings.read_yaml(folder), folder, folder.with_suffix("")
+    else:
+        chosen, origin = settings.read_saved(folder)
+        file = origin / "run.yaml"
+    data = {**chosen.model_dump(), **_given(racing=racing, storage=storage)}
     data["budget"] |= _given(trials=trials, minutes=minutes, evaluations=evaluations)
     data["ray"] |= _given(workers=workers, address=address)
-    done = len(read(folder)[1].results)
-    if trials is not None and trials < done:
+    chosen = settings.check(data, "command line")
+    if trials is not None and (folder / JOURNAL).exists() and trials < (done := len(read(folder)[1].results)):
         raise SettingError("trials", trials, f"is less than the {done} that the run has", "Give a larger total.")
-    _run(settings.check(data, "command line"), folder, origin / "run.yaml", "resume", False, retry)
+    _run(chosen, folder, file, "resume", False, retry)
 
 
 @app.command()
@@ -146,8 +152,13 @@ def profile(
         _out.print(f"· {checked.summary}", soft_wrap=True)
     if found.latency is not None:
         _out.print(f"· {found.latency.summary}", soft_wrap=True)
-    page = write_profile(found, checked, task.name, shlex.join(["paretopress", *sys.argv[1:]]), folder)
+    page = write_profile(found, checked, task.name, _command(), folder)
     _out.print(f"map: {page}", soft_wrap=True)
+
+
+def _command() -> str:
+    """Return what was typed, for the report."""
+    return without_password(shlex.join(["paretopress", *sys.argv[1:]]))
 
 
 def _folder(output: Path | None, file: Path) -> Path:
@@ -169,7 +180,7 @@ def _given(**options: object) -> dict[str, object]:
 def _run(
     chosen: settings.Config, folder: Path, file: Path, existing: Existing, dry_run: bool, retry: Retry = "unfinished"
 ) -> None:
-    check(folder, existing)  # before a task that may take a while to build
+    check(folder, existing, chosen.storage is None)  # before a task that may take a while to build
     task = _task(chosen, folder, file)
     options: dict[str, Any] = {
         "objectives": chosen.objectives,
@@ -181,6 +192,7 @@ def _run(
         "sampler": chosen.sampler,
         "seed": chosen.seed,
         "racing": chosen.racing,
+        "storage": chosen.storage,
         "run": folder,
         "existing": existing,
         "retry": retry,
@@ -194,7 +206,7 @@ def _run(
         for note in space.notes:
             _out.print(f"note: {note}", soft_wrap=True)
         return
-    about = {"command": shlex.join(["paretopress", *sys.argv[1:]]), "config": chosen.model_dump(mode="json")}
+    about = {"command": _command(), "config": chosen.model_dump(mode="json")}
     try:
         front = run_search(task, space, **options, about=about, prepared=lambda: settings.save(chosen, folder, file))
     except KeyboardInterrupt:

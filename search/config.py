@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer
 
 from ..evaluators.base import Evaluator
 from ..evaluators.latency import Latency
@@ -24,6 +24,7 @@ from ..spaces.task import Task
 from .constraint import Constraint
 from .latency_choice import wants_integers
 from .resources import Resources
+from .storage_address import without_password
 from .store import write_atomically
 from .trial import metrics_for
 
@@ -134,6 +135,12 @@ class Config(_Section):
     racing: bool = True
     executor: Literal["ray", "local"] = "ray"
     ray: RaySection = RaySection()
+    storage: str | None = None
+
+    @field_serializer("storage", when_used="json")
+    def _kept(self, storage: str | None) -> str | None:
+        """Return what may be written down."""
+        return storage and without_password(storage)
 
     def build_task(self, folder: Path | None = None) -> Task:
         """Return the task, importing its module from the installed packages, the working folder or ``folder``.

@@ -30,8 +30,17 @@ OURS = (
 )  # fmt: skip
 
 
-def check(folder: Path, existing: Existing) -> None:
+def check(folder: Path, existing: Existing, recorded_here: bool = True) -> None:
     """Check that the folder may be used; nothing is written.
+
+    Parameters
+    ----------
+    folder
+        May not exist.
+    existing
+        What to do with a run in it.
+    recorded_here
+        Whether the run's record is in the folder; where it is elsewhere, a run can be resumed in an empty one.
 
     Raises
     ------
@@ -44,7 +53,7 @@ def check(folder: Path, existing: Existing) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file, not a folder. Give another run folder.")
     has_run = (folder / JOURNAL).exists()
-    if existing == "resume" and not has_run:
+    if existing == "resume" and not has_run and recorded_here:
         raise RunError(f"{folder}: there is no run to resume (no {JOURNAL}). Start one with: paretopress search.")
     if existing == "refuse" and has_run:
         raise RunError(

@@ -2,19 +2,21 @@
 told.
 
 The first line says what the run is of, so that it can't be continued with another model, data or space. A line torn by
-a crash is cut off when the journal is opened again.
+a crash is cut off when the journal is opened again. Where the record of a run is kept elsewhere, its lines go there
+first, and the file is a copy.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from ..spaces.errors import RunError
 from .folder import JOURNAL as FILE
@@ -23,6 +25,35 @@ from .ownership import Ownership
 from .record import Record, Unfinished, check_same, end_line, loss_line, start_line
 from .result import Result
 from .trial import Job
+
+#: Of the header of a copy: where the record is.
+ELSEWHERE = "storage"
+#: Of the header of a record elsewhere: tells whether a copy is of it.
+_NONCE = "nonce"
+
+
+class Storage(Protocol):
+    """Another place for a run's record, owned by this process; see `StudyRecord`."""
+
+    place: str
+    header: dict[str, Any] | None
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """What is recorded, in order."""
+        ...
+
+    def create(self, header: Mapping[str, Any]) -> None:
+        """Begin the record of a new run."""
+        ...
+
+    def clear(self) -> None:
+        """Discard the run, if there is one."""
+        ...
+
+    def append(self, lines: Sequence[Mapping[str, Any]], what: str) -> None:
+        """Record lines, or raise RunError."""
+        ...
 
 
 class Journal:
@@ -35,20 +66,27 @@ class Journal:
     header
         What the run is of, see `identity`.
     fresh
-        Discard what an earlier run left in the folder, once it is owned.
+        Discard what an earlier run left in the folder, and in the storage, once they are owned.
+    storage
+        Where the record is, if it isn't this file.
 
     Raises
     ------
     RunError
-        If another process owns the folder, it can't be written, or its journal is of another run.
+        If another process owns the folder, it can't be written, its journal is of another run, or the record is
+        elsewhere.
     """
 
-    def __init__(self, folder: Path, header: Mapping[str, Any], fresh: bool = False) -> None:
-        self.path = folder / FILE
+    def __init__(
+        self, folder: Path, header: Mapping[str, Any], fresh: bool = False, storage: Storage | None = None
+    ) -> None:
+        self.path, self._storage = folder / FILE, storage
         self._owner = Ownership(folder)
         try:
             if fresh:
                 clear(folder)
+            if storage is not None:
+                self._copy(storage, header, fresh)
             known, self._record = read(folder) if self.path.exists() else (None, Record())
             self._file = self._open(header, known)
         except OSError as error:
@@ -58,6 +96,25 @@ class Journal:
             self._owner.release()
             raise
 
+    def _copy(self, storage: Storage, header: Mapping[str, Any], fresh: bool) -> None:
+        """Make the file what the storage has."""
+        if fresh:
+            storage.clear()
+        here = read(self.path.parent)[0] if self.path.exists() else None
+        there = storage.header
+        if here is not None and (there is None or here.get(_NONCE) != there.get(_NONCE)):
+            raise RunError(
+                f"{self.path}: the run is recorded in {here.get(ELSEWHERE, 'this file')}, and {storage.place} has "
+                f"{'none of that name' if there is None else 'another one of that name'}. Resume it as it was started, "
+                "or give another folder."
+            )
+        if there is None:
+            there = {**header, _NONCE: secrets.token_hex(8)}
+            storage.create(there)
+        check_same(there, header, storage.place)
+        with self.path.open("wb", buffering=0) as file:
+            _write(file, [{"run": {**there, ELSEWHERE: storage.place}}, *storage.lines])
+
     def _open(self, header: Mapping[str, Any], known: Mapping[str, Any] | None) -> FileIO:
         if known is None:
             file = self.path.open("wb", buffering=0)  # over a header line torn by a crash, if there is one
@@ -65,6 +122,11 @@ class Journal:
             _sync_folder(self.path.parent)
             return file
         check_same(known, header, self.path)
+        if self._storage is None and ELSEWHERE in known:
+            raise RunError(
+                f"{self.path}: is a copy: the run is recorded in {known[ELSEWHERE]}. Resume it with that storage "
+                "(--storage; in Python: storage=)."
+            )
         file = self.path.open("r+b", buffering=0)
         file.truncate(self.path.read_bytes().rfind(b"\n") + 1)
         file.seek(0, os.SEEK_END)
@@ -82,6 +144,8 @@ class Journal:
 
     def _append(self, lines: Sequence[Mapping[str, Any]], what: str) -> None:
         self._owner.check()
+        if self._storage is not None:
+            self._storage.append(lines, what)
         end = self._file.tell()
         try:
             _write(self._file, lines)

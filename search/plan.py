@@ -15,6 +15,7 @@ from .folder import Existing, Retry, check
 from .resources import Resources
 from .result import Objective
 from .sampler import check_sampler
+from .storage_address import check_address
 from .trial import metrics_for
 
 #: Measured in every trial whatever the objectives: they cost next to nothing.
@@ -50,6 +51,7 @@ class Plan:
     resources: Resources
     racing: bool = True
     columns: tuple[Evaluator, ...] = ()
+    storage: str | None = None
 
 
 def make_plan(
@@ -69,6 +71,7 @@ def make_plan(
     executor: str = "ray",
     resources: Resources | None = None,
     racing: bool = True,
+    storage: str | None = None,
 ) -> Plan:
     """Return the checked settings; the arguments are those of `search`.
 
@@ -103,10 +106,12 @@ def make_plan(
     if resources is not None and not isinstance(resources, Resources):
         raise SettingError("resources", resources, "must be Resources", "Write Resources(workers=4).")
     folder = Path(run) if run is not None else Path("runs") / task.name
-    check(folder, existing)
+    if storage is not None:
+        check_address(storage)
+    check(folder, existing, storage is None)
     return Plan(
         goals, quality, measured, limits, _budget(budget, minutes, evaluations), sampler, seed, folder, existing, retry,
-        executor, resources or Resources(), racing, columns,
+        executor, resources or Resources(), racing, columns, storage,
     )  # fmt: skip
 
 
