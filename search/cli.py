@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ..compressors.cache import cache_folder
 from ..evaluators.latency import Latency
-from ..spaces.errors import PressError, SettingError
+from ..spaces.errors import PressError, RunError, SettingError
 from ..spaces.task import UNNAMED, Task
 from . import config as settings
 from .api import search as run_search
@@ -22,6 +22,7 @@ from .deploy import commands as deploy
 from .folder import JOURNAL, Existing, Retry, check, check_place
 from .front import Front, Point
 from .journal import read
+from .kept_settings import read_kept, save
 from .latency_choice import timed_metric
 from .plan import make_plan
 from .profile_run import measure
@@ -98,6 +99,7 @@ def resume(
     address: Annotated[str | None, typer.Option(help="Override ray.address: a running cluster.")] = None,
     racing: Annotated[bool | None, typer.Option(help="Stop trials that can't reach the front any more.")] = None,
     storage: Annotated[str | None, typer.Option(help="Override storage, e.g. with its password.")] = None,
+    task: Annotated[str | None, typer.Option(help="module:function, for a run that somebody else started.")] = None,
     retry: Annotated[
         Literal["unfinished", "errored", "restart-errored"],
         typer.Option(help="Which trials to run again; errored: failed ones too, restart-errored: from their start."),
@@ -107,9 +109,16 @@ def resume(
     if folder.is_file():
         chosen, file, folder = settings.read_yaml(folder), folder, folder.with_suffix("")
     else:
-        chosen, origin = settings.read_saved(folder)
-        file = origin / "run.yaml"
-    data = {**chosen.model_dump(), **_given(racing=racing, storage=storage)}
+        kept = read_kept(folder)
+        chosen, file = kept.config, (Path.cwd() if task is not None else kept.origin) / "run.yaml"
+        if task is None and not kept.own:
+            raise RunError(
+                f"{folder}: names the task {chosen.task}, code that would be imported from {kept.origin} and run, and "
+                "it wasn't you who started this run, or not from this home. If you know that code, name it: --task "
+                f"{chosen.task} (of a module in the working folder, or installed), or give the run's YAML file instead "
+                "of the folder."
+            )
+    data = {**chosen.model_dump(), **_given(task=task, racing=racing, storage=storage)}
     data["budget"] |= _given(trials=trials, minutes=minutes, evaluations=evaluations)
     data["ray"] |= _given(workers=workers, address=address)
     chosen = settings.check(data, "command line")
@@ -208,7 +217,7 @@ def _run(
         return
     about = {"command": _command(), "config": chosen.model_dump(mode="json")}
     try:
-        front = run_search(task, space, **options, about=about, prepared=lambda: settings.save(chosen, folder, file))
+        front = run_search(task, space, **options, about=about, prepared=lambda: save(chosen, folder, file))
     except KeyboardInterrupt:
         _err.print(f"stopped; finished trials are kept. Continue with: paretopress resume {folder}", soft_wrap=True)
         raise typer.Exit(130) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,11 +24,7 @@ from .constraint import Constraint
 from .latency_choice import wants_integers
 from .resources import Resources
 from .storage_address import without_password
-from .store import write_atomically
 from .trial import metrics_for
-
-FILE = "config.json"
-
 
 #: What must hold, for pydantic's kinds of mistakes; where a setting may have several forms, by its key.
 _RULES = {
@@ -285,32 +280,3 @@ def _explained(error: ValidationError, where: str) -> SettingError:
     form = _RULES.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
     rule = _SEVERAL.get(path[0], form.format(**problem.get("ctx", {})))
     return SettingError(f"{where}: {key}", problem["input"], rule, _REMEDIES.get(key, ""))
-
-
-def save(config: Config, folder: Path, origin: Path) -> None:
-    """Write the resolved settings into the run folder, so that it can be resumed from there."""
-    document = {"config": config.model_dump(mode="json"), "from": str(origin.resolve().parent)}
-    write_atomically(folder / FILE, json.dumps(document, indent=1).encode())
-
-
-def read_saved(folder: Path) -> tuple[Config, Path]:
-    """Return the settings that a run folder was started with, and the folder of their YAML file.
-
-    Raises
-    ------
-    RunError
-        If there are none.
-    """
-    path = folder / FILE
-    try:
-        data = json.loads(path.read_bytes())
-        return check(data["config"], str(path)), Path(data["from"])
-    except FileNotFoundError:
-        raise RunError(
-            f"{folder}: has no {FILE}: there is no run here, or it was started from Python. Resume such a run with "
-            f"search(..., run={str(folder)!r}, existing='resume')."
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, PressError):
-            raise
-        raise RunError(f"{path}: can't be read ({error}).") from error

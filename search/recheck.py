@@ -33,6 +33,8 @@ from .saved import load_front
 
 #: Of a metric with sums of floats, which another processor may add in another order; counts are compared exactly.
 _CLOSE = 1e-5
+#: Why a run's task is not known, or not imported.
+NO_TASK, FOREIGN = "the run names no task", "somebody else started the run, so its task is not imported unasked"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Request:
         Where modules may be imported from once all models were loaded without any.
     threads
         Of torch, as when the figures were taken.
+    without
+        Why there are no settings.
     """
 
     folder: str
@@ -61,6 +65,7 @@ class Request:
     asked: bool
     path: list[str]
     threads: int
+    without: str = NO_TASK
 
 
 @dataclass
@@ -148,7 +153,7 @@ def _read(point: Point) -> Check:
 def _task(request: Request, front: Front) -> tuple[Task | None, str]:
     """Return the task, or None and why there is none."""
     if request.settings is None:
-        return None, "the run names no task"
+        return None, request.without
     try:
         task = settings.check(request.settings, "settings").build_task(Path(request.origin))
     except PressError as error:

@@ -20,7 +20,8 @@ from rich.table import Table
 from ..spaces.errors import RunError
 from . import config as settings
 from .facts import counted, machine
-from .recheck import Check, Request
+from .kept_settings import read_kept
+from .recheck import FOREIGN, NO_TASK, Check, Request
 from .saved import load_front
 
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
@@ -48,9 +49,9 @@ def verify(folder: Path, task: str | None = None) -> list[Check]:
         If there is no front, or ``task`` can't be built.
     """
     _, about = load_front(folder)
-    chosen, origin = _settings(folder, task)
+    chosen, origin, without = _settings(folder, task)
     threads = int(about.get("threads", 1))
-    request = Request(str(folder.resolve()), chosen, str(origin), task is not None, sys.path, threads)
+    request = Request(str(folder.resolve()), chosen, str(origin), task is not None, sys.path, threads, without)
     command = [sys.executable, "-P", "-m", "paretopress.search.recheck"]
     done = subprocess.run(
         command, input=json.dumps(asdict(request)), stdout=subprocess.PIPE, text=True, env=_bare(), check=False
@@ -67,15 +68,15 @@ def verify(folder: Path, task: str | None = None) -> list[Check]:
     return [Check(**check) for check in answer["checks"]]
 
 
-def _settings(folder: Path, task: str | None) -> tuple[dict[str, Any] | None, Path]:
-    """Return the settings that name the task, if there are any, and the folder of its module."""
+def _settings(folder: Path, task: str | None) -> tuple[dict[str, Any] | None, Path, str]:
+    """Return the settings that name the task and the folder of its module, or why there are none."""
     if task is not None:
-        return settings.check({"task": task}, "command line").model_dump(), Path.cwd()
+        return settings.check({"task": task}, "command line").model_dump(), Path.cwd(), ""
     try:
-        chosen, origin = settings.read_saved(folder)
+        kept = read_kept(folder)
     except RunError:
-        return None, Path.cwd()
-    return chosen.model_dump(), origin
+        return None, Path.cwd(), NO_TASK
+    return (kept.config.model_dump(), kept.origin, "") if kept.own else (None, Path.cwd(), FOREIGN)
 
 
 def _bare() -> dict[str, str]:
@@ -88,7 +89,8 @@ def _bare() -> dict[str, str]:
 def command(
     folder: Annotated[Path, typer.Argument(help="The run folder, e.g. runs/digits.")],
     task: Annotated[
-        str | None, typer.Option(help="module:function that builds the task, for a run that was started from Python.")
+        str | None,
+        typer.Option(help="module:function that builds the task; for a run from Python, or somebody else's."),
     ] = None,
 ) -> None:
     """Check that every model of the front loads in a fresh process and has the figures that the run says."""
@@ -129,7 +131,7 @@ def _remarks(checks: Sequence[Check], about: dict[str, Any]) -> Iterator[str]:
     for reason in unchecked:
         names = [_name(check) for check in checks if reason in check.unchecked]
         yield f"not checked: {reason}, of {'all models' if len(names) == len(checks) else ', '.join(names)}"
-    if any("names no task" in reason for reason in unchecked):
+    if any(without in reason for reason in unchecked for without in (NO_TASK, FOREIGN)):
         known = about.get("task", "")
         yield f"give --task {known if ':' in known else 'module:function'}, a function that returns the run's Task"
     then = (about.get("machine"), about.get("versions", {}).get("torch"))

@@ -16,6 +16,7 @@ from ...spaces.task import Task
 from .. import config as settings
 from ..artifact import locate
 from ..front import Front
+from ..kept_settings import read_kept
 from ..saved import load_front
 
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
@@ -36,11 +37,11 @@ def export(
     front, _ = load_front(folder)
     source = _source(front, point)
     target = out if out is not None else source / {"onnx": "model.onnx", "torch": "model.pt2"}[format]
-    task = _task(folder)
+    task, remark = _task(folder)
     inputs: tuple[Tensor, ...] = task.validation.first()[0] if task is not None else ()
     found = export_file(source, target, format, model=task.model if task is not None else None, inputs=inputs)
     _out.print(f"{found.path}: {found.bytes:,} bytes (model.safetensors: {found.native_bytes:,})", soft_wrap=True)
-    _out.print(f"· {found.parity}", soft_wrap=True)
+    _out.print(f"· {found.parity}{remark}", soft_wrap=True)
     if format == "onnx":
         _out.print(f"· how fast it is: paretopress bench {found.path} --against ORIGINAL.onnx", soft_wrap=True)
 
@@ -58,13 +59,15 @@ def _source(front: Front, point: str) -> Path:
     return place
 
 
-def _task(folder: Path) -> Task | None:
-    """Return the run's task if it was started from a file that names it."""
+def _task(folder: Path) -> tuple[Task | None, str]:
+    """Return the run's task if this user started it from a file that names it, and else what to say of that."""
     try:
-        chosen, origin = settings.read_saved(folder)
+        kept = read_kept(folder)
     except RunError:
-        return None
-    return chosen.build_task(origin)
+        return None, ""
+    if not kept.own:
+        return None, "; somebody else started the run, so its task was not imported"
+    return kept.config.build_task(kept.origin), ""
 
 
 def doctor(

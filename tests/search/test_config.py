@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from paretopress.search.config import Config, check, import_function, read_saved, read_yaml, save
-from paretopress.spaces.errors import PressError, RunError, SettingError
+from paretopress.search.config import Config, check, import_function, read_yaml
+from paretopress.spaces.errors import PressError, SettingError
 
 DIGITS = "paretopress.search.examples.digits:task"
 
@@ -129,20 +129,3 @@ def test_techniques_beside_a_preset_override_its_settings() -> None:
     wrong = check({"task": DIGITS, "preset": "quantise"}, "x")
     with pytest.raises(SettingError, match="Did you mean 'quantize'"):
         wrong.build_space(wrong.build_task())
-
-
-def test_saved_settings_are_read_back(tmp_path: Path) -> None:
-    """A run folder knows its settings and where its YAML file was."""
-    config = check({"task": DIGITS, "techniques": {"integer": {"bits": [4]}}, "seed": 9}, "x")
-    save(config, tmp_path / "r", tmp_path / "r.yaml")
-    assert read_saved(tmp_path / "r") == (config, tmp_path)
-    with pytest.raises(RunError, match="started from Python"):
-        read_saved(tmp_path / "other")
-
-
-def test_racing_and_evaluations_are_settings(tmp_path: Path) -> None:
-    """Racing is on unless switched off, and a budget may be in evaluations alone."""
-    assert read_yaml(written(tmp_path, "task: a:b")).racing
-    config = read_yaml(written(tmp_path, "task: a:b\nracing: false\nbudget: {evaluations: 100}"))
-    assert not config.racing
-    assert (config.budget.evaluations, config.budget.trials) == (100, None)

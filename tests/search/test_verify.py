@@ -12,7 +12,7 @@ import pytest
 from paretopress.search import container, open_front
 from paretopress.search.artifact import FILE
 from paretopress.search.cli import main
-from paretopress.search.config import read_saved
+from paretopress.search.kept_settings import read_kept
 from paretopress.search.recheck import Check, Request, recheck
 from paretopress.spaces.errors import PressError
 
@@ -91,9 +91,9 @@ def run(runs: Path, tmp_path: Path) -> Path:
 
 def checked(folder: Path, task: str | None = None, *, named: bool = True) -> list[Check]:
     """Return the checks of a run, made in this process."""
-    chosen, origin = read_saved(folder)
-    data = chosen.model_dump() if task is None else {"task": task}
-    return recheck(Request(str(folder), data if named else None, str(origin), task is not None, sys.path, 1))
+    kept = read_kept(folder)
+    data = kept.config.model_dump() if task is None else {"task": task}
+    return recheck(Request(str(folder), data if named else None, str(kept.origin), task is not None, sys.path, 1))
 
 
 def test_an_edited_file_is_found_and_named(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
