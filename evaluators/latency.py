@@ -106,8 +106,8 @@ class Latency(Evaluator):
         """Return the median ratio with its 95 % interval; ``repeats`` is the number of pairs.
 
         ``detail`` holds the two medians in milliseconds, the batch, threads and runtime, for deployed files their
-        length, ``wall_over_cpu`` (above 1: something else had the processor) and ``noisy`` (the interval is wider than
-        10 % of the ratio).
+        length, ``wall_over_cpu`` (above 1: something else had the processor), ``contended`` (for a fifth of the time or
+        more) and ``noisy`` (the interval is wider than 10 % of the ratio).
         """
         found = self._timed(subject)
         detail: dict[str, Any] = {
@@ -117,6 +117,7 @@ class Latency(Evaluator):
             "threads": self.threads,
             "runtime": self._where.label if self.here else getattr(self._measure, "line", "device"),
             "wall_over_cpu": found.wall_over_cpu,
+            "contended": found.contended,
             "noisy": found.noisy,
         }
         if self.deployed:

@@ -21,6 +21,9 @@ SAMPLE = 0.002
 ROUND, FEWEST = 20, 6
 #: Width of the interval, relative to the ratio: stop at once below FINE, call the figure noisy above NOISY.
 FINE, NOISY = 0.02, 0.10
+#: Seconds that go by for each of the processor's: above it, another program had the processor for a fifth of the time.
+#: The pairing keeps a figure narrow then, but caches and clock rates are shared, and shift it.
+CONTENDED = 1.25
 #: A figure that is still noisy when its time is used up gets this many times as much.
 PATIENCE = 3
 RESAMPLES = 1000
@@ -141,6 +144,17 @@ class Pairing:
     def noisy(self) -> bool:
         """Whether the interval is wider than 10 % of the ratio."""
         return self.high - self.low > NOISY * self.ratio
+
+    @property
+    def contended(self) -> bool:
+        """Whether something else had the processor for a fifth of the time or more."""
+        return self.wall_over_cpu > CONTENDED
+
+    @property
+    def doubts(self) -> str:
+        """What speaks against the figure, in words for a table."""
+        marks = {"noisy": self.noisy, "busy machine": self.contended}
+        return ", ".join(word for word, holds in marks.items() if holds)
 
     @classmethod
     def of(cls, candidate: Sequence[float], baseline: Sequence[float], wall_over_cpu: float = 1.0) -> Pairing:

@@ -185,7 +185,7 @@ def _flags(figures: dict[str, Measurement], base: Any, quality: Objective) -> tu
     if "size" in figures and figures["size"].value >= base["size"].value:
         flags.append("not smaller than the original")
     for name, figure in timed.items():
-        if figure.detail.get("noisy"):
+        if figure.detail.get("noisy") or figure.detail.get("contended"):
             flags.append(f"{name} is uncertain: the machine was busy")
     lengths = next((m.detail for m in timed.values() if "deployed_bytes" in m.detail), None)
     if lengths is not None and lengths["deployed_bytes"] >= lengths["baseline_deployed_bytes"]:

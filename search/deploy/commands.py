@@ -107,7 +107,7 @@ def bench(
         found = compare(candidate, baseline, size, seconds, threads)
         table.add_row(
             str(size), f"{found.milliseconds:.3g}", f"{found.baseline_milliseconds:.3g}", f"{1 / found.ratio:.2f}x",
-            f"{1 / found.high:.2f}-{1 / found.low:.2f}", "noisy" if found.noisy else "",
+            f"{1 / found.high:.2f}-{1 / found.low:.2f}", found.doubts,
         )  # fmt: skip
     _out.print(table)
     mine, theirs = model.stat().st_size, against.stat().st_size

@@ -203,7 +203,8 @@ def _interval(given: Mapping[str, Any]) -> tuple[float | None, float | None]:
 
 
 def _detail(value: float | None, detail: Mapping[str, Any]) -> str:
-    return ", ".join(words for words in (paired(value, detail), "noisy" if detail.get("noisy") else "") if words)
+    marks = [word for key, word in (("noisy", "noisy"), ("contended", "busy machine")) if detail.get(key)]
+    return ", ".join(words for words in (paired(value, detail), *marks) if words)
 
 
 def _ratio(name: str, given: Mapping[str, Any]) -> dict[str, str] | None:
@@ -293,13 +294,14 @@ def _limits(data: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], s
     for name, details in timed.items():
         first = next((d for d in details if d), {})
         facts = [f"{key} {first[key]}" for key in ("runtime", "threads", "batch") if key in first]
-        noisy = sum(bool(d.get("noisy")) for d in details)
+        noisy = sum(bool(d.get("noisy") or d.get("contended")) for d in details)
+        doubt = f" {noisy} of the measurements were noisy, or made on a busy machine." if noisy else ""
         deployed = " of the deployed file" if "deployed_bytes" in first else ""
         out.append(
             f"{label(name).capitalize()}{deployed} was measured beside the baseline’s"
             + (f" ({', '.join(facts)})" if facts else "")
             + ", and milliseconds are of the original’s at that moment; other hardware or another runtime can rank the "
-            "points differently." + (f" {noisy} of the measurements were noisy." if noisy else "")
+            f"points differently.{doubt}"
         )
     uncounted = Counter(
         operator

@@ -46,7 +46,12 @@ def test_fewer_macs_without_a_speed_up_are_flagged() -> None:
 def test_a_deployed_file_that_is_not_smaller_is_flagged() -> None:
     """An export that keeps the dense weights isn't compressed, whatever the native file says."""
     assert flags(100, latency=timed(0.5, 100)) == ("deployed, it is not smaller than the original",)
-    assert flags(100, latency=timed(0.5, noisy=True)) == ("latency is uncertain: the machine was busy",)
+
+
+@pytest.mark.parametrize("mark", ["noisy", "contended"])
+def test_a_latency_that_was_taken_on_a_busy_machine_is_flagged(mark: str) -> None:
+    """Nobody must choose a model by it unawares."""
+    assert flags(100, latency=timed(0.5, **{mark: True})) == ("latency is uncertain: the machine was busy",)
 
 
 def test_every_latency_has_its_speed_up() -> None:

@@ -1,0 +1,103 @@
+"""What real workers must not do to a run: change its model, tell it nonsense, or go on with another one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from mischief import Mischief, Nodes, Run, deed
+
+from paretopress.evaluators.base import Evaluator, Measurement, Subject
+from paretopress.search import Resources, Space, Task, search
+from paretopress.spaces.errors import RunError
+
+MODULE = """
+import torch
+from torch import nn
+
+class Side(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm, self.two = nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.two(torch.relu(self.norm(self.one(x))))
+"""
+
+
+@pytest.fixture
+def side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Task]:
+    """A task whose model's class is in a module that no worker can find."""
+    (tmp_path / "side_of_the_script.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = __import__("side_of_the_script")
+    torch.manual_seed(0)
+    data = [(torch.randn(64, 4), torch.randint(0, 3, (64,))) for _ in range(2)]
+    yield Task(module.Side(), validation=data, train=data, name="side")
+    del sys.modules["side_of_the_script"]
+
+
+class Odd(Evaluator):
+    """A metric that has no value for some models: it is infinite, or raises."""
+
+    name, unit, direction, cost = "odd", "", "minimize", 0.1
+    summary = "a test's"
+
+    def measure(self, subject: Subject) -> Measurement:
+        """Return what the share of zeros says."""
+        weights = torch.cat([p.detach().flatten() for p in subject.model.parameters() if p.ndim > 1])
+        zeros = float((weights == 0).float().mean())
+        if zeros > 0.7:
+            raise ValueError("it has no value here")
+        return Measurement(float("inf") if zeros > 0.4 else zeros, self.unit)
+
+
+def test_fine_tuning_on_workers_leaves_the_model_as_it_was(side: Task, nodes: Nodes, tmp_path: Path) -> None:
+    """Trials that train share the weights without a copy; the original and its file stay byte-identical, and so does a
+    recipe that is tried after all of them. Its class is in a side module, which goes with the task.
+    """
+    before = {k: v.clone() for k, v in side.model.state_dict().items()}
+    space = Space.from_task(
+        side, {"integer": {"bits": [8, 4]}, "distillation": {"steps": [3, 6], "learning_rate": [0.1]}}
+    )
+    resources = Resources(address=nodes.address)
+    first = search(side, space, run=tmp_path / "a", budget=10, sampler="random", resources=resources, progress=False)
+    assert all(r.status != "failed" for r in first.results)
+    assert sum(any(s.technique == "distillation" for s in r.recipe.steps) for r in first.results) >= 3
+    assert all(before[k].equal(v) for k, v in side.model.state_dict().items())
+    again = search(
+        side, space, run=tmp_path / "b", budget=10, sampler="random", executor="local", progress=False, racing=False
+    )
+    known = {r.recipe.digest: r.checksum for r in first.results if r.status == "ok"}
+    same = [r for r in again.results if r.recipe.digest in known]
+    assert len(same) >= 5
+    assert all(r.checksum == known[r.recipe.digest] for r in same)
+
+
+def test_a_metric_without_a_value_costs_its_trials(side: Task, nodes: Nodes, tmp_path: Path) -> None:
+    """Infinite or missing, the trial has failed with the reason; each recipe is tried once, and the run has its front."""
+    space = Space.from_task(side, {"magnitude": {"density": [0.9, 0.5, 0.2]}})
+    front = search(
+        side, space, ["accuracy", "odd"], metrics=[Odd()], run=tmp_path / "r", budget=9, sampler="random", seed=1,
+        resources=Resources(address=nodes.address), progress=False, racing=False,
+    )  # fmt: skip
+    errors = {r.error for r in front.results if r.status == "failed"}
+    assert "ValueError: odd is inf" in errors
+    assert "ValueError: it has no value here" in errors
+    assert len({r.recipe.digest for r in front.results}) == len(front.results) == 9
+    assert len(front) >= 1
+
+
+def test_another_space_is_refused(task: Task, mischief: Mischief, nodes: Nodes, tmp_path: Path) -> None:
+    """A run that was started on the cluster doesn't go on with other choices, and says what differs."""
+    run = Run(task, tmp_path / "run", Resources(address=nodes.address))
+    run([deed("none", 1)])
+    other = Space.from_task(task, {"integer": {"bits": [8, 4]}})
+    with pytest.raises(RunError, match="search space"):
+        search(
+            task, other, run=tmp_path / "run", existing="resume", budget=4, progress=False,
+            resources=Resources(address=nodes.address),
+        )  # fmt: skip
