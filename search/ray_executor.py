@@ -74,7 +74,7 @@ class RayExecutor:
     def _actor(self) -> Any:
         threads = str(max(1, int(self._resources.cpus)))
         asked = needs(self._resources)
-        actor = ray.remote(concurrency_groups={"pulse": 1})(Worker)  # type: ignore[call-overload]  # not in Ray's types
+        actor = ray.remote(concurrency_groups={"pulse": 1, "life": 1})(Worker)  # type: ignore[call-overload]  # not in Ray's types
         remote = actor.options(
             num_cpus=asked.pop("CPU"),
             num_gpus=asked.pop("GPU", 0),

@@ -50,13 +50,14 @@ class _Call(Generic[Tag]):
 @dataclass
 class _Slot(Generic[Tag]):
     """An actor, and its call. ``since`` is when either began, ``alive`` and ``beat_at`` when it was heard of and when
-    it had last got on.
+    it had last got on; ``life`` ends when it dies.
     """
 
     actor: Any
     starting: Any
     since: float
     call: _Call[Tag] | None = None
+    life: Any = None
     running: Any = None
     asked: Any = None
     asked_at: float = 0.0
@@ -143,10 +144,13 @@ class Pool(Generic[Tag]):
     # --- calls ---------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        for slot in self._slots:
+        for slot in list(self._slots):
             if not self._queue:
                 return
             if slot.starting is None and slot.call is None:
+                if ray.wait([slot.life], timeout=0)[0]:  # it died while it had nothing to do: no call is to blame
+                    self._renew(slot)
+                    continue
                 slot.call = self._queue.popleft()
                 slot.since = slot.alive = slot.beat_at = time.monotonic()
                 slot.asked, slot.beats = None, -1
@@ -155,9 +159,8 @@ class Pool(Generic[Tag]):
     def _gather(self, timeout: float) -> None:
         waiting: dict[Any, _Slot[Tag]] = {}
         for slot in self._slots:
-            reference = slot.starting if slot.starting is not None else slot.running
-            if reference is not None:
-                waiting[reference] = slot
+            reference = next(r for r in (slot.starting, slot.running, slot.life) if r is not None)
+            waiting[reference] = slot
         if not waiting:
             time.sleep(timeout)
             return
@@ -168,8 +171,10 @@ class Pool(Generic[Tag]):
             slot = waiting[reference]
             if slot.starting is not None:
                 self._came(slot)
-            else:
+            elif slot.call is not None:
                 self._returned(slot)
+            else:
+                self._renew(slot)
 
     def _came(self, slot: _Slot[Tag]) -> None:
         """A worker is up, or died before it was."""
@@ -186,6 +191,7 @@ class Pool(Generic[Tag]):
             self._slots.remove(slot)  # another one is started when the cluster is looked at again
         else:
             slot.starting, self._broken = None, 0
+            slot.life = slot.actor.live.remote()
 
     def _returned(self, slot: _Slot[Tag]) -> None:
         try:

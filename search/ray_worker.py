@@ -7,6 +7,7 @@ import resource
 import shutil
 import socket
 import tempfile
+import threading
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ def remove_folders(driver: str) -> None:
 
 
 class Worker:
-    """Runs in an actor whose ``pulse`` has a thread of its own.
+    """Runs in an actor whose ``pulse`` and ``live`` have threads of their own.
 
     Parameters
     ----------
@@ -85,6 +86,11 @@ class Worker:
     def ready(self) -> str:
         """Return where this is."""
         return f"process {os.getpid()} on {socket.gethostname()}"
+
+    @ray.method(concurrency_group="life")
+    def live(self) -> None:
+        """Never return: this call ends when the worker dies, whether or not it has anything else to do."""
+        threading.Event().wait()
 
     @ray.method(concurrency_group="pulse")
     def pulse(self) -> Pulse:

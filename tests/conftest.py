@@ -14,7 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Results of an earlier test run, or of another version of the code, must not reach this one.
 os.environ["PARETOPRESS_CACHE"] = "off"
 # Nor may the tests leave anything in the home of who runs them; processes that they start share this one.
-os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="paretopress-tests-")
+_HOME = tempfile.TemporaryDirectory(prefix="tests-of-paretopress-")
+os.environ["XDG_CONFIG_HOME"] = _HOME.name
 
 #: Files that take minutes begin first, so that processes which share the tests end together.
 LONG = ("faults/", "readme", "test_ray_executor", "test_search.py", "test_cli", "test_profile_command", "test_plans")

@@ -28,7 +28,7 @@ class Server:
     def __init__(self) -> None:
         # The server refuses to run as root, and its folder must belong to its user.
         self._user = "postgres" if os.geteuid() == 0 else None
-        self.folder = Path(tempfile.mkdtemp(prefix="paretopress-pg-"))
+        self.folder = Path(tempfile.mkdtemp(prefix="tests-of-paretopress-"))
         secret = self.folder / "password"
         secret.write_text(PASSWORD)
         for path in (self.folder, secret):

@@ -207,7 +207,7 @@ class Nodes:
 
     def add(self, **more: Any) -> Any:
         """Add a node that takes one trial at a time."""
-        options = node_options(num_cpus=1, **more)
+        options = node_options(**{"num_cpus": 1, **more})
         options.pop("include_dashboard")
         return self.cluster.add_node(**options)
 

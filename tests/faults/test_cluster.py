@@ -135,6 +135,16 @@ def test_trials_go_where_their_resources_are(task: Task, mischief: Mischief, nod
     nodes.lose(phone)
 
 
+def test_trials_share_a_gpu(task: Task, mischief: Mischief, nodes: Nodes, tmp_path: Path) -> None:
+    """Of a node with one, two trials that ask for half of it run at a time, and none elsewhere."""
+    node = nodes.add(num_gpus=1, num_cpus=4)
+    thread = meanwhile(mischief, 2, lambda: None)
+    check(Run(task, tmp_path / "run", Resources(address=nodes.address, gpus=0.5))(TRIALS))
+    thread.join()
+    assert len(set(began(mischief))) == 2
+    nodes.lose(node)
+
+
 WAITING = "[deed('wait', n) for n in range(1, 5)]"
 
 

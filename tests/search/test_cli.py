@@ -12,6 +12,7 @@ import torch
 
 from paretopress.search import load
 from paretopress.search.cli import main
+from paretopress.search.journal import read
 
 YAML = """
 task: paretopress.search.examples.digits:task
@@ -146,6 +147,48 @@ def test_techniques_are_listed(tmp_path: Path) -> None:
     text = command("techniques", cwd=tmp_path).stdout
     for name in ("channels", "depth", "magnitude", "integer", "codebook", "svd", "entropy", "distillation", "latency"):
         assert name in text
+
+
+FLAKY = """
+from pathlib import Path
+from paretopress.compressors.base import Compressor, register
+from paretopress.search.examples.digits import task
+from paretopress.spaces.knob import Knob
+from paretopress.spaces.stage import Stage
+
+class Flaky(Compressor):
+    name, stage, kinds, summary = "flaky", Stage.OPERATOR, frozenset({"model"}), "a test's"
+
+    def knobs(self, site):
+        return (Knob("number", (1, 2, 3)),)
+
+    def apply(self, draft, site, params, context):
+        if not Path("mended").exists():
+            raise RuntimeError("not mended yet")
+
+register(Flaky())
+"""
+
+
+def outcomes(folder: Path) -> list[str]:
+    """Return the numbers of a run's trials and what became of them in the end."""
+    return sorted(f"{r.number}:{r.status}" for r, _ in read(folder)[1].results)
+
+
+def test_failed_trials_are_run_again_when_asked_for(tmp_path: Path) -> None:
+    """A run that is done stays so; ``--retry errored`` runs what failed under its number, once what was wrong is
+    mended, and a word that is no policy is refused with those that are.
+    """
+    (tmp_path / "flaky_task.py").write_text(FLAKY)
+    text = "task: flaky_task:task\ntechniques: {flaky: {}}\nsampler: random\nexecutor: local\nbudget: {trials: 4}\n"
+    (tmp_path / "f.yaml").write_text(text)
+    assert command("search", "f.yaml", cwd=tmp_path).returncode == 0
+    assert outcomes(tmp_path / "f") == ["0:ok", "1:failed", "2:failed", "3:failed"]
+    (tmp_path / "mended").touch()
+    assert "4 of 4 trials are done" in command("resume", "f", cwd=tmp_path).stderr
+    assert command("resume", "f", "--retry", "errord", cwd=tmp_path).returncode == 2
+    assert command("resume", "f", "--retry", "errored", cwd=tmp_path).returncode == 0
+    assert outcomes(tmp_path / "f") == ["0:ok", "1:ok", "2:ok", "3:ok"]
 
 
 def test_dry_run_checks_and_writes_nothing(tmp_path: Path) -> None:
