@@ -272,6 +272,7 @@ def _record_baseline(first: Finished, store: Store, journal: Journal) -> None:
     if first.data is not None:  # else it is recorded
         store.save(first.result.recipe.digest, first.data)
         journal.finish([(first.result, {})])
+        journal.flush()
 
 
 @contextmanager

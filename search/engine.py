@@ -106,6 +106,7 @@ class Engine:
         self._running: dict[str, Job] = {}  # of them, those that an executor has
         self._waiting: deque[str] = deque()  # those that are to be started (again)
         self._alone: deque[str] = deque()  # those that wait until nothing else is left to run
+        self._unsettled: list[Finished] = []  # whose results may not be on disk yet
         self._replacing = 0  # how many of them have a result already, a failed one
         self._exhausted = False
         self._random = random.Random(plan.seed)
@@ -150,6 +151,7 @@ class Engine:
             while True:
                 why = self._why_stop(deadline)
                 self._start(self._together(queue, why, deadline))
+                self._settle()
                 why = why or self._why_stop(deadline)
                 done = not self._waiting and not self._alone
                 if why and (why == "minutes" or (not self._running and (done or why == "interrupted"))):
@@ -287,7 +289,9 @@ class Engine:
         return failed
 
     def _conclude(self, finished: Sequence[Finished]) -> None:
-        """Record results: file, then journal, then sampler. A crash in between loses nothing that was reported."""
+        """Take in results: file, journal, sampler. What the journal holds back is written with the starts of the trials
+        that follow, or by `_settle`: until then nobody has heard of it, and what workers left is kept.
+        """
         if not finished:
             return
         trials = [self._trials[f.result.recipe.digest] for f in finished]
@@ -299,7 +303,7 @@ class Engine:
             if end.data is not None and end.result.recipe.digest in best:
                 self.store.save(end.result.recipe.digest, end.data)
         self.journal.finish([(f.result, self.sampler.attributes(t.proposals[0])) for f, t in zip(finished, trials)])
-        self.handover.drop(finished)
+        self._unsettled.extend(finished)
         self._replacing -= replaced
         for end, trial in zip(finished, trials):
             del self._trials[end.result.recipe.digest]
@@ -308,9 +312,16 @@ class Engine:
                 self.sampler.tell(proposal, end.result, violated)
         if any(changed):
             self.store.keep_only({BASELINE, *best})
-        for end in finished:
-            if self.watcher is not None:
+
+    def _settle(self) -> None:
+        """See to it that the results so far are on disk, and tell of them."""
+        self.journal.flush()
+        self.handover.drop(self._unsettled)
+        if self.watcher is not None:
+            front = self.front()
+            for end in self._unsettled:
                 self.watcher.finished(end.result, front, len(self._running))
+        self._unsettled.clear()
 
     def _take_over(self) -> None:
         """Go on with what an earlier session left: results that it never told, trials that it never finished, and

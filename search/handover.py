@@ -65,7 +65,8 @@ class Handover:
             digest = hashlib.sha256(data).hexdigest() if finished.data is not None else ""
             head = {"trial": finished.result.to_json(), "attempt": finished.attempt, "sha256": digest}
             with suppress(RunError):  # it is returned as well
-                write_atomically(self._path(finished.attempt), json.dumps(head).encode() + b"\n" + data)
+                # Not forced to the disk: it shall outlive the driver, and after a power cut the trial runs again.
+                write_atomically(self._path(finished.attempt), json.dumps(head).encode() + b"\n" + data, force=False)
 
     @property
     def here(self) -> bool:

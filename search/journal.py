@@ -81,6 +81,7 @@ class Journal:
         self, folder: Path, header: Mapping[str, Any], fresh: bool = False, storage: Storage | None = None
     ) -> None:
         self.path, self._storage = folder / FILE, storage
+        self._held: list[dict[str, Any]] = []
         self._owner = Ownership(folder)
         try:
             if fresh:
@@ -142,7 +143,12 @@ class Journal:
         """See `Record`."""
         return self._record.unfinished
 
-    def _append(self, lines: Sequence[Mapping[str, Any]], what: str) -> None:
+    def _append(self, new: Sequence[Mapping[str, Any]], what: str) -> None:
+        """Write what was held back, and new lines: one write to the disk for all."""
+        lines = [*self._held, *new]
+        self._held.clear()  # what can't be written isn't tried again: some of it may be recorded elsewhere
+        if not lines:
+            return
         self._owner.check()
         if self._storage is not None:
             self._storage.append(lines, what)
@@ -189,13 +195,19 @@ class Journal:
             self._record.lost(job.recipe.digest, blame)
 
     def finish(self, entries: Sequence[tuple[Result, Mapping[str, Any]]]) -> None:
-        """Record finished trials, each with what the sampler needs to know it again; raises as `start`."""
-        self._append([end_line(*entry) for entry in entries], f"trial {entries[0][0].number}")
+        """Record finished trials, each with what the sampler needs to know it again; see `Book`."""
+        self._held += [end_line(*entry) for entry in entries]
         for entry in entries:
             self._record.finished(*entry)
 
+    def flush(self) -> None:
+        """Record what has finished, if that isn't done yet; raises as `start`."""
+        self._append([], f"trial {self._held[0]['trial']['number']}" if self._held else "")
+
     def close(self) -> None:
-        """Give the folder up."""
+        """Give the folder up, with what has finished in it if that can still be recorded."""
+        with suppress(RunError):
+            self.flush()
         self._file.close()
         self._owner.release()
 

@@ -185,7 +185,8 @@ def end_line(result: Result, attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Book(Protocol):
-    """Where a run is recorded. What a call records is safe when it returns; a call that raises has recorded nothing.
+    """Where a run is recorded. What `start` and `lose` record is safe when they return, with all that was finished
+    before; a call that raises has recorded nothing.
 
     Attributes
     ----------
@@ -218,7 +219,13 @@ class Book(Protocol):
         ...
 
     def finish(self, entries: Sequence[tuple[Result, Mapping[str, Any]]]) -> None:
-        """Record finished trials, each with what the sampler needs to know it again."""
+        """Record finished trials, each with what the sampler needs to know it again, with what is recorded next, or by
+        `flush`.
+        """
+        ...
+
+    def flush(self) -> None:
+        """Record what has finished, if that isn't done yet."""
         ...
 
     def close(self) -> None:

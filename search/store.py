@@ -9,8 +9,8 @@ from pathlib import Path
 from ..spaces.errors import RunError
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all.
+def write_atomically(path: Path, data: bytes, force: bool = True) -> None:
+    """Write a file so that it is there whole or not at all; without ``force``, a power cut may leave less of it.
 
     Raises
     ------
@@ -22,8 +22,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if force:
+                file.flush()
+                os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,7 +118,21 @@ def test_a_result_takes_the_place_of_an_earlier_one_of_its_recipe(tmp_path: Path
     with Journal(tmp_path, HEADER) as journal:
         journal.finish([(failed, {}), (result(1), {})])
         journal.finish([(result(0), {"n": 1})])
+        journal.flush()
         assert journal.results == read(tmp_path)[1].results == [(result(0), {"n": 1}), (result(1), {})]
+
+
+def test_what_has_finished_is_written_with_what_starts_next(tmp_path: Path) -> None:
+    """One write to the disk for both: on return of the start all is there, in order; closing leaves nothing out."""
+    with Journal(tmp_path, HEADER) as journal:
+        journal.finish([(result(0), {})])
+        with mock.patch("os.fsync", wraps=os.fsync) as forced:
+            journal.start([Job(1, result(1).recipe)])
+            journal.flush()
+        assert forced.call_count == 1
+        assert [r.number for r, _ in read(tmp_path)[1].results] == [0]
+        journal.finish([(result(1), {})])
+    assert [r.number for r, _ in read(tmp_path)[1].results] == [0, 1]
 
 
 def test_a_second_process_is_refused_at_once(tmp_path: Path) -> None:
@@ -153,11 +168,13 @@ def test_a_full_disk_stops_with_the_reason_and_keeps_the_rest(tmp_path: Path) ->
     """A line that can't be written is cut off; what was recorded before stays readable."""
     with Journal(tmp_path, HEADER) as journal:
         journal.finish([(result(0), {})])
+        journal.flush()
+        journal.finish([(result(1), {})])
         with (
             mock.patch("os.fsync", side_effect=OSError(errno.ENOSPC, "No space left on device")),
-            pytest.raises(RunError, match="No space left"),
+            pytest.raises(RunError, match="trial 1 can't be recorded .No space left"),
         ):
-            journal.finish([(result(1), {})])
+            journal.flush()
     assert [r.number for r, _ in read(tmp_path)[1].results] == [0]
 
 
@@ -169,9 +186,11 @@ def test_a_limit_of_the_file_system_stops_with_the_reason_too(tmp_path: Path) ->
         "from paretopress.spaces.errors import RunError\nfolder = pathlib.Path(sys.argv[1])\n"
         "with Journal(folder, HEADER) as journal:\n"
         "    journal.finish([(result(0), {})])\n"
+        "    journal.flush()\n"
         "    size = (folder / FILE).stat().st_size\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (size + int(sys.argv[2]), resource.RLIM_INFINITY))\n"
-        "    try: journal.finish([(result(1), {})])\n    except RunError as e: print(e)\n"
+        "    journal.finish([(result(1), {})])\n"
+        "    try: journal.flush()\n    except RunError as e: print(e)\n"
     )
     for number, more in enumerate((0, 1, 100)):
         folder = tmp_path / str(number)

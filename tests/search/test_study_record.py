@@ -163,15 +163,15 @@ def test_a_server_that_dies_ends_the_run_and_it_goes_on(
 ) -> None:
     """The reason is said in a sentence; when the server is back, nothing that was reported is missing or repeated."""
     recorded: list[Result] = []
-    finish = Journal.finish
+    start = Journal.start
 
-    def then_dies(self: Journal, entries: list[tuple[Result, dict[str, object]]]) -> None:
-        finish(self, entries)
-        recorded.extend(r for r, _ in entries)
-        if len(recorded) == 3:
+    def then_dies(self: Journal, jobs: list[Job]) -> None:
+        start(self, jobs)
+        if not recorded and len(self.results) == 3:
+            recorded.extend(r for r, _ in self.results)
             server.stop()
 
-    monkeypatch.setattr(Journal, "finish", then_dies)
+    monkeypatch.setattr(Journal, "start", then_dies)
     with pytest.raises(RunError, match=r"study 'dies': .* can't be recorded .*resume when the database is there"):
         run(task, space, tmp_path / "dies", storage=address)
     with pytest.raises(RunError, match="can't be reached"):
