@@ -175,7 +175,8 @@ class Engine:
 
     def _together(self, queue: deque[Recipe], why: str, deadline: float | None) -> list[str]:
         """Return the trials to start now: those that wait, then new ones unless there is a reason to stop."""
-        if why in ("interrupted", "minutes") or any(self._trials[d].alone for d in self._running):
+        running_alone = len(self._running) == 1 and self._trials[next(iter(self._running))].alone
+        if why in ("interrupted", "minutes") or running_alone:
             return []
         found: list[str] = []
         free = min(self.executor.slots - len(self._running), _TOGETHER)

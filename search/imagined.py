@@ -61,6 +61,8 @@ class Imagined:
                 self._become(k, np.stack([f.points[k] for _, f in counted]), [key for key, _ in counted])
 
     def _become(self, luck: int, points: Values, keys: list[bytes]) -> None:
+        if len(points) == 1 and (self._rows[luck] <= points).all(1).any():  # it is behind the front, as most are
+            return
         rows = np.vstack([self._rows[luck], points])
         keep = nondominated(rows)
         if keep == list(range(len(self._rows[luck]))):

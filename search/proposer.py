@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +34,13 @@ Values = npt.NDArray[np.float64]
 _FIRST, _FRESH, _EVERY = 300, 32, 16
 #: Candidates of each kind that are weighed for a proposal, and those of them that are weighed closely.
 _WEIGHED, _CLOSELY = 80, 24
+#: Where so many are running, or twice as many, ..., so many proposals in a row, with nothing told in between, come from
+#: the same candidates; at most. What is running matters less for each then, and the driver must keep up.
+_MANY, _IN_A_ROW = 64, 8
 #: Nodes and weights of the three-point Gauss-Hermite rule for a standard normal.
 _NODES, _WEIGHTS = np.array([0.0, -np.sqrt(3.0), np.sqrt(3.0)]), np.array([4.0, 1.0, 1.0]) / 6
+#: Lucks before those of the nodes: as expected, and if all goes well.
+_EXTREMES = 2
 #: Structures around which the knapsack is solved exactly as trials double, one for each of as many proposals.
 _STRUCTURES = 3
 #: A predicted cost may be this share above a limit and still be tried.
@@ -91,6 +96,23 @@ class Told:
     usable: bool
 
 
+@dataclass(frozen=True)
+class _Weighed:
+    """Candidates that were weighed closely: genomes (n, decisions), `_foreseen` points, and n of each of the rest."""
+
+    genomes: Genomes
+    points: Values
+    mean: Values
+    spread: Values
+    works: Values
+    excess: Values
+    refused: npt.NDArray[np.bool_]
+
+    def without(self, place: int) -> _Weighed:
+        """Return all but one."""
+        return _Weighed(*(np.delete(getattr(self, f.name), place, 0) for f in fields(self)))
+
+
 class Proposer:
     """Asks and tells in genomes.
 
@@ -128,6 +150,8 @@ class Proposer:
         self._reached = self._improvement(self._front)
         self._foretold: dict[bytes, Foretold] = {}  # of what is running, until something is learnt
         self._imagined: Imagined | None = None
+        self._weighed: _Weighed | None = None  # and not taken, since something was told
+        self._row = 0
 
     # --- telling -------------------------------------------------------------------------------------------
 
@@ -147,6 +171,7 @@ class Proposer:
         """
         key = genome.tobytes()
         self._remove(key)
+        self._weighed = None
         values = np.array([costs.get(m, math.nan) for m in self.metrics])
         point = self._points(np.array([lost]), values[None])[0]
         trial = Told(genome, min(lost, self.goals.reach), values, point, usable and bool(np.isfinite(point).all()))
@@ -188,9 +213,13 @@ class Proposer:
         """Return a legal genome that was neither told nor is pending, unless no such was found: then a random one."""
         # The matrices are small: on a machine whose cores are busy with trials, more threads only wait for each other.
         with self._threads.limit(limits=1, user_api="blas"):
-            self._prepare()
-            candidates = self._new(self.pool.candidates(self._best, _WEIGHED, self.random))
-            chosen = candidates[self._weigh(candidates)] if len(candidates) else self._anything()
+            self._since += 1
+            row = min(1 + len(self.pending) // _MANY, _IN_A_ROW)
+            if self._weighed is None or self._row >= row or not len(self._weighed.genomes):
+                self._prepare()
+                candidates = self._new(self.pool.candidates(self._best, _WEIGHED, self.random))
+                self._weighed, self._row = self._weigh(candidates) if len(candidates) else None, 0
+            chosen = self._take(self._weighed) if self._weighed is not None else self._anything()
             chosen = chosen.copy()  # a view would keep all that it was chosen from in memory
             self.pending[chosen.tobytes()] = chosen
             self._imagine(chosen)
@@ -206,10 +235,9 @@ class Proposer:
 
     def _prepare(self) -> None:
         """Learn, and renew the predicted front, where enough has happened since."""
-        learnt = len(self.told) - self._learnt >= max(1, len(self.told) // 50)
+        learnt = len(self.told) - self._learnt >= max(1, len(self.told) // 50, len(self.pending) // 20)
         if learnt:
             self._learn()
-        self._since += 1
         if learnt or not len(self.pool) or self._since >= _EVERY:
             self.pool.solve(_FRESH if len(self.pool) else _FIRST, self.failures.drawn(self.random), self.random)
             self._since = 0
@@ -246,12 +274,12 @@ class Proposer:
 
     # --- weighing ------------------------------------------------------------------------------------------
 
-    def _weigh(self, candidates: Genomes) -> int:
-        """Return the place of the candidate with the largest expected gain of hypervolume within the limits."""
+    def _weigh(self, candidates: Genomes) -> _Weighed:
+        """Return the candidates that may have the largest expected gain of hypervolume within the limits."""
         costs, logit = self._costs(candidates), self.surrogate.expected(candidates)
         excess, refused = self._excess(costs), self._refused(candidates)
         misfit = self.surrogate.misfit
-        beside, beside_lucky, *beside_at = self._beside_running()
+        beside, beside_lucky, *_ = self._beside_running()
         gain = beside.of(self._points(self.surrogate.lost(logit), costs))
         # What is expected to gain nothing may still gain by chance: optimism decides who is looked at closely.
         gain += beside_lucky.of(self._points(self.surrogate.lost(logit - misfit), costs))
@@ -259,17 +287,23 @@ class Proposer:
         gain = self._within_loss(gain, logit, misfit) * works
         order = np.lexsort((-gain, excess, refused))[:_CLOSELY]
         mean, spread = self.surrogate.predict(candidates[order])
-        expected = np.zeros(len(order))
-        for node, weight, front in zip(_NODES, _WEIGHTS, beside_at):
-            expected += weight * front.of(self._points(self.surrogate.lost(mean + node * spread), costs[order]))
-        expected = self._within_loss(expected, mean, spread) * works[order]
-        expected = np.where(excess[order] > 0, -excess[order], expected)
-        expected = np.where(refused[order], -np.inf, expected)
+        points = self._foreseen(costs[order], mean, spread)
+        return _Weighed(candidates[order], points, mean, spread, works[order], excess[order], refused[order])
+
+    def _take(self, among: _Weighed) -> npt.NDArray[np.int64]:
+        """Return the genome with the largest expected gain, beside all that is running now; it is weighed no more."""
+        expected = np.zeros(len(among.genomes))
+        for luck, (weight, front) in enumerate(zip(_WEIGHTS, self._beside_running()[_EXTREMES:]), _EXTREMES):
+            expected += weight * front.of(among.points[:, luck])
+        expected = self._within_loss(expected, among.mean, among.spread) * among.works
+        expected = np.where(among.excess > 0, -among.excess, expected)
+        expected = np.where(among.refused, -np.inf, expected)
         best = int(expected.argmax())
-        self._foretell(
-            [candidates[order[best]]], (costs[order[best]][None], mean[best : best + 1], spread[best : best + 1])
-        )
-        return int(order[best])
+        genome: npt.NDArray[np.int64] = among.genomes[best]
+        counts = bool(among.excess[best] == 0 and not among.refused[best])
+        self._foretold[genome.tobytes()] = Foretold(among.points[best], counts)
+        self._weighed, self._row = among.without(best), self._row + 1
+        return genome
 
     def _beside_running(self) -> list[Improvement]:
         """Return gains over what was measured and what is running: as expected, if all goes well, and at each node."""
@@ -277,22 +311,24 @@ class Proposer:
             self._foretell([genome for key, genome in self.pending.items() if key not in self._foretold])
             running = [(key, self._foretold[key]) for key in self.pending]
             measured = self._front, self._reached
-            self._imagined = Imagined(self._improvement, measured, running, 2 + len(_NODES))
+            self._imagined = Imagined(self._improvement, measured, running, _EXTREMES + len(_NODES))
         return self._imagined.gains
 
-    def _foretell(
-        self, genomes: Sequence[npt.NDArray[np.int64]], known: tuple[Values, Values, Values] | None = None
-    ) -> None:
-        """Predict what becomes of genomes (decisions,), if their costs, logits and spreads aren't ``known``."""
+    def _foretell(self, genomes: Sequence[npt.NDArray[np.int64]]) -> None:
+        """Predict what becomes of genomes (decisions,)."""
         if not genomes:
             return
         rows = np.stack(genomes)
-        costs, mean, spread = known or (self._costs(rows), *self.surrogate.predict(rows))
+        costs = self._costs(rows)
         counts = (self._excess(costs) == 0) & ~self._refused(rows)
-        logits = (mean, mean - self.surrogate.misfit, *(mean + node * spread for node in _NODES))
-        points = np.stack([self._points(self.surrogate.lost(logit), costs) for logit in logits], 1)
+        points = self._foreseen(costs, *self.surrogate.predict(rows))
         for genome, row, counted in zip(genomes, points, counts.tolist()):
             self._foretold[genome.tobytes()] = Foretold(row, bool(counted))
+
+    def _foreseen(self, costs: Values, mean: Values, spread: Values) -> Values:
+        """Return (n, lucks, objectives): as expected, if all goes well, and at each node."""
+        logits = (mean, mean - self.surrogate.misfit, *(mean + node * spread for node in _NODES))
+        return np.stack([self._points(self.surrogate.lost(logit), costs) for logit in logits], 1)
 
     def _improvement(self, front: Values) -> Improvement:
         return Improvement(front, np.ones(len(self._reference)))

@@ -178,7 +178,7 @@ def test_running_proposals_that_break_a_limit_do_not_count() -> None:
     """What can't be on the front when it is done takes no place on it while it is running."""
     limits = {"bops": 0.15 * TRUTH.base["bops"]}
     alone, beside = (Proposer(PROFILE, TRUTH.goals(limits=limits), 0) for _ in range(2))
-    broken = [genome for genome in TRUTH.random(300) if TRUTH.of(genome)[1]["bops"] > 1.02 * limits["bops"]]
+    broken = [genome for genome in TRUTH.random(60) if TRUTH.of(genome)[1]["bops"] > 1.02 * limits["bops"]]
     beside.pending |= {genome.tobytes(): genome for genome in broken}
     for _ in range(5):
         assert np.array_equal(alone.ask(), beside.ask())
