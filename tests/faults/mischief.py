@@ -12,8 +12,8 @@ import tempfile
 import textwrap
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from paretopress.search.record import identity
 from paretopress.search.resources import Resources
 from paretopress.search.result import Result
 from paretopress.search.store import Store
+from paretopress.search.training_saves import FileSaves
 from paretopress.search.trial import Bench, Job
 from paretopress.spaces.knob import Knob
 from paretopress.spaces.recipe import Recipe, Step
@@ -71,6 +72,11 @@ def fill() -> None:
         os.posix_fallocate(big.fileno(), 0, 1 << 50)
 
 
+def hurry() -> None:
+    """Let training keep its state after every step."""
+    FileSaves.due = lambda self: True  # type: ignore[method-assign]  # in this worker
+
+
 DOINGS: dict[str, Callable[[], object]] = {
     "raise": lambda: fail(RuntimeError("as it was told to")),
     "unpicklable": lambda: fail(Locked()),
@@ -82,6 +88,7 @@ DOINGS: dict[str, Callable[[], object]] = {
     "slow": lambda: time.sleep(12),
     "leak": leak,
     "fill": fill,
+    "hurry": hurry,
 }
 DEEDS = ("none", "nan", "wait", *DOINGS)
 
@@ -140,6 +147,21 @@ class Linear(nn.Module):
         return self.fc(x)
 
 
+class Counted(Linear):
+    """Notes each step of training, and takes its time."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = str(file)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            with open(self.file, "ab") as file:
+                file.write(b".")
+            time.sleep(0.01)
+        return self.fc(x)
+
+
 @dataclass
 class Run:
     """A run of given recipes on a cluster, and nothing else.
@@ -152,17 +174,21 @@ class Run:
         The run's.
     resources
         Of its trials.
+    more
+        Techniques beside the test's.
     """
 
     task: Task
     folder: Path
     resources: Resources
 
+    more: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
     def __call__(self, recipes: list[Recipe], budget: int | None = None) -> dict[Recipe, Result]:
         """Run them, or go on with what an earlier call left; return all results by recipe."""
         has_run = (self.folder / "journal.jsonl").exists()
         trials = budget or 1 + len(recipes)
-        space = Space.from_task(self.task, {"mischief": {}})
+        space = Space.from_task(self.task, {"mischief": {}, **self.more})
         plan = make_plan(
             self.task, sampler="random", budget=trials, run=self.folder, existing="resume" if has_run else "refuse"
         )

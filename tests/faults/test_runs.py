@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from mischief import Mischief, Nodes, Run, deed
+from mischief import Counted, Mischief, Nodes, Run, deed, until
 
 from paretopress.evaluators.base import Evaluator, Measurement, Subject
 from paretopress.search import Resources, Space, Task, search
+from paretopress.search.result import Objective
+from paretopress.search.trial import Bench, Job, metrics_for
 from paretopress.spaces.errors import RunError
+from paretopress.spaces.recipe import Recipe, Step
+from paretopress.spaces.site import MODEL
 
+ACCURACY, SIZE = Objective("accuracy", "maximize", True), Objective("size", "minimize")
 MODULE = """
 import torch
 from torch import nn
@@ -75,6 +83,37 @@ def test_fine_tuning_on_workers_leaves_the_model_as_it_was(side: Task, nodes: No
     same = [r for r in again.results if r.recipe.digest in known]
     assert len(same) >= 5
     assert all(r.checksum == known[r.recipe.digest] for r in same)
+
+
+def test_training_goes_on_with_another_worker(mischief: Mischief, nodes: Nodes, tmp_path: Path) -> None:
+    """Its worker is killed in the midst of it: the next one repeats a few steps at most, and ends with the very model
+    that training without a fault ends with.
+    """
+    steps = 600
+    torch.manual_seed(0)
+    data = [(torch.randn(64, 4), torch.randint(0, 3, (64,))) for _ in range(7)]
+    task = Task(Counted(tmp_path / "steps"), validation=data, train=data, name="long")
+    training = Step.of(MODEL, "distillation", steps=steps, learning_rate=0.01, temperature=1.0, weight=0.5)
+    recipe = Recipe.of([*deed("hurry").steps, training])
+
+    def trained() -> int:
+        return (tmp_path / "steps").stat().st_size if (tmp_path / "steps").exists() else 0
+
+    def kill() -> None:
+        until(lambda: trained() > steps // 3)
+        os.kill(int((mischief.folder / "began").read_text().split()[-1]), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    grids = {"distillation": {"steps": [steps], "learning_rate": [0.01], "temperature": [1.0], "weight": [0.5]}}
+    found = Run(task, tmp_path / "run", Resources(address=nodes.address), grids)([recipe])[recipe]
+    thread.join()
+    assert found.status == "ok"
+    assert len((mischief.folder / "began").read_text().splitlines()) == 2
+    assert steps < trained() < steps + 20
+    space = Space.from_task(task, {"mischief": {}, **grids})
+    bench = Bench(task, space.sites, metrics_for(task, ["accuracy", "size"]), (ACCURACY, SIZE))
+    assert bench.run(Job(1, recipe, found.seed)).result.checksum == found.checksum
 
 
 def test_a_metric_without_a_value_costs_its_trials(side: Task, nodes: Nodes, tmp_path: Path) -> None:
