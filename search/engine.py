@@ -30,8 +30,9 @@ from .trial import Finished, Job
 MAX_LOSSES, MAX_STARTS = 3, 10
 #: Proposals in a row that may repeat known recipes before new ones are drawn at random.
 _REPEATS = 30
-#: Random draws in a row that may be known before the space counts as exhausted.
-_DRAWS = 2000
+#: Random draws in a row that may be known before a space of at most so many points is gone through, and a larger one
+#: counts as exhausted.
+_DRAWS, _LISTED = 2000, 200_000
 #: Seconds after which waiting for trials looks at the clock and at Ctrl-C.
 _TICK = 0.5
 #: Trials that are proposed before they are started together: one write to the journal is for all of them.
@@ -109,6 +110,7 @@ class Engine:
         self._unsettled: list[Finished] = []  # whose results may not be on disk yet
         self._replacing = 0  # how many of them have a result already, a failed one
         self._exhausted = False
+        self._rest = space.every() if space.points <= _LISTED else iter(())
         self._random = random.Random(plan.seed)
         self._gains = Gains()
         for result, _ in journal.results:
@@ -215,6 +217,9 @@ class Engine:
                 return proposal
         for _ in range(_DRAWS):
             recipe = self.space.sample(self._random)
+            if recipe.digest not in results and recipe.digest not in self._trials:
+                return self.sampler.ask_for(recipe, "random")
+        for recipe in self._rest:
             if recipe.digest not in results and recipe.digest not in self._trials:
                 return self.sampler.ask_for(recipe, "random")
         return None

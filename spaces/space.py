@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import random
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -212,6 +213,16 @@ class Space:
     def sample(self, rng: random.Random) -> Recipe:
         """Return the recipe of a uniformly drawn point of the flat box."""
         return self.decode({name: rng.choice(knob.values) for name, knob in self.dimensions.items()})
+
+    @cached_property
+    def points(self) -> int:
+        """Number of points of the flat box, several of which may mean one recipe."""
+        return math.prod(len(knob.values) for knob in self.dimensions.values())
+
+    def every(self) -> Iterator[Recipe]:
+        """Yield the recipe of every point of the flat box, for small spaces; some more than once."""
+        for values in itertools.product(*(knob.values for knob in self.dimensions.values())):
+            yield self.decode(dict(zip(self.dimensions, values)))
 
     @cached_property
     def size(self) -> int:

@@ -112,7 +112,11 @@ def every_legal_recipe(space: Space) -> set[Recipe]:
 @given(spaces())
 def test_size_is_the_number_of_recipes(space: Space) -> None:
     """The size that a report prints equals a count of all points, blocks and forbidden stacks included."""
-    assert space.size == len(all_recipes(space))
+    recipes = all_recipes(space)
+    assert space.size == len(recipes)
+    listed = list(space.every())
+    assert set(listed) == recipes
+    assert len(listed) == space.points
 
 
 @settings(deadline=None, max_examples=150)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from paretopress.evaluators.base import Measurement
+from paretopress.search import engine as module
 from paretopress.search.engine import MAX_LOSSES, MAX_STARTS, Engine
 from paretopress.search.executor import Lost
 from paretopress.search.handover import Handover
@@ -301,6 +302,18 @@ def test_failed_trials_are_run_again_on_request(
     complete(session, 8)
     assert [r.recipe for r in session.results] == before
     assert [r.number for r in session.results if r.status == "failed"] == ([] if again else [4])
+
+
+def test_a_small_space_is_tried_to_its_last_recipe(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random draws miss the last ones: these are looked for one by one, in a session that goes on, too."""
+    monkeypatch.setattr(module, "_DRAWS", 3)
+    monkeypatch.setattr(module, "_REPEATS", 3)
+    small = Space.from_task(task, {"integer": {"bits": [8, 6, 4, 2], "granularity": "channel"}})
+    assert small.size == 125
+    assert Session(task, small, tmp_path, budget=100).run() == "trials"
+    session = Session(task, small, tmp_path, budget=200)
+    assert session.run() == "exhausted"
+    complete(session, 125)
 
 
 def test_minutes_are_the_clocks(task: Task, space: Space, tmp_path: Path) -> None:
