@@ -51,9 +51,8 @@ print("total", time.perf_counter() - start, "after", seconds["search"] + seconds
 def overhead(trials: int, folder: Path) -> dict[str, float]:
     """Return the idle share of two workers over trials of about one second, and what the parts took."""
     task = digits()
-    space = Space.from_task(
-        task, {"integer": {}, "magnitude": {}, "entropy": {}, "distillation": {"steps": [240], "learning_rate": [0.001]}}
-    )
+    training = {"steps": [400], "learning_rate": [0.001]}
+    space = Space.from_task(task, {"integer": {}, "magnitude": {}, "entropy": {}, "distillation": training})
     front = search(
         task, space, budget=trials, run=folder, resources=Resources(workers=WORKERS), progress=False, sampler="random"
     )

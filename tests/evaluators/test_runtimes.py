@@ -42,7 +42,7 @@ def test_more_work_takes_longer_in_every_runtime(wide: Subject, runtime: str, la
     """The candidate is the candidate, the baseline the baseline, and the figure says where it comes from."""
     metric = Latency(8, 0.2, runtime=runtime)
     found = metric.measure(wide)
-    assert found.value > 2
+    assert found.value > 1.2  # by how much depends on what a call costs on the machine
     assert found.detail["runtime"] == label
     assert metric.conditions == f"{label}, batch 8, 1 thread"
     assert metric.deployed == ("deployed_bytes" in found.detail) == (runtime in ("onnxruntime", "openvino"))
