@@ -36,7 +36,7 @@ _DRAWS, _LISTED = 2000, 200_000
 #: Seconds after which waiting for trials looks at the clock and at Ctrl-C.
 _TICK = 0.5
 #: Trials that are proposed before they are started together: one write to the journal is for all of them.
-_TOGETHER = 16
+_TOGETHER = 64
 
 
 class Watcher(Protocol):
