@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from ..spaces.errors import RunError
 from .resources import Resources
@@ -52,14 +53,32 @@ def connect(resources: Resources) -> bool:
 def _start(resources: Resources, options: Mapping[str, Any]) -> None:
     """Start Ray on this machine, with nothing that listens to others."""
     wanted = math.ceil((resources.workers or 0) * resources.cpus)
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, wanted),
-        resources=dict(resources.custom) and {n: v * (resources.workers or 1) for n, v in resources.custom.items()},
-        include_dashboard=False,
-        _node_ip_address="127.0.0.1",
-        **options,
-    )
+    with _in_no_cluster():
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, wanted),
+            resources=dict(resources.custom) and {n: v * (resources.workers or 1) for n, v in resources.custom.items()},
+            include_dashboard=False,
+            _node_ip_address="127.0.0.1",
+            **options,
+        )
+
+
+@contextmanager
+def _in_no_cluster() -> Iterator[None]:
+    """Let Ray keep to loopback: unless this machine is in no cluster, it takes the machine's own address for 127.0.0.1,
+    and all its processes listen to everybody.
+    """
+    variable, constant = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    before = os.environ.get(variable)
+    os.environ[variable], ray_constants.ENABLE_RAY_CLUSTER = "0", False  # for the processes to come, and for this one
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        os.environ.pop(variable)
+        if before is not None:
+            os.environ[variable] = before
 
 
 def _check_reachable(address: str) -> None:

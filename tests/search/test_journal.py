@@ -164,6 +164,12 @@ def test_a_folder_without_a_run_says_how_to_start_one(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_a_place_where_nothing_can_be_written_is_refused() -> None:
+    """A read-only file system, with the reason and what to do; here one where not even root may write."""
+    with pytest.raises(RunError, match=r"the run folder can't be written .*Give a folder you may write to"):
+        Journal(Path("/proc/run"), HEADER)
+
+
 def test_a_full_disk_stops_with_the_reason_and_keeps_the_rest(tmp_path: Path) -> None:
     """A line that can't be written is cut off; what was recorded before stays readable."""
     with Journal(tmp_path, HEADER) as journal:
