@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from .executor import Executor, LocalExecutor
 from .handover import Handover
 from .resources import Resources
@@ -10,7 +12,9 @@ from .trial import Bench
 
 def starting_ray(address: str | None) -> str:
     """Return what is said before Ray is started, which nothing is heard of for a while."""
-    return f"starting Ray {f'at {address}' if address else 'on this machine'}, which takes a while (executor: ray)"
+    address = address or os.environ.get("RAY_ADDRESS")
+    what = f"connecting to Ray at {address}" if address else "starting Ray on this machine"
+    return f"{what}, which takes a while (executor: ray)"
 
 
 def start_executor(name: str, bench: Bench, resources: Resources, handover: Handover) -> Executor:

@@ -183,6 +183,11 @@ class Pool(Generic[Tag]):
         except exceptions.RayError as error:
             self._broken += 1
             if not self.ready and (self._broken >= _BROKEN or _is_own(error)):
+                if isinstance(error, exceptions.OutOfMemoryError):
+                    raise RunError(
+                        f"{self._broken} workers in a row were killed while they started: their machine runs out of "
+                        "memory. What was recorded is kept: resume when there is room, or with fewer workers at a time."
+                    ) from error
                 raise RunError(
                     f"Ray's workers can't take the task: {_line(error)}. They need the same packages as this process, "
                     "and data and model that can be pickled, and the same RAY_AUTH_MODE; --executor local needs none."
@@ -296,7 +301,9 @@ class Pool(Generic[Tag]):
 
 
 def _is_own(error: Exception) -> bool:
-    """Whether a worker died of what it was given, as any other would."""
+    """Whether a worker died of what it was given, as any other would; not of its machine."""
+    if isinstance(error, exceptions.OutOfMemoryError):
+        return False
     return isinstance(error, exceptions.RayTaskError) or "creation task" in str(error)
 
 

@@ -6,13 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from paretopress.search.executor import LocalExecutor
-from paretopress.search.executors import start_executor
+from paretopress.search.executors import start_executor, starting_ray
 from paretopress.search.handover import Handover
 from paretopress.search.resources import Resources
 from paretopress.search.trial import Bench
 from paretopress.spaces.space import Space
 from paretopress.spaces.task import Task
+
+
+def test_what_is_said_of_ray_names_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is named in the environment, too: who waits should know for what."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert "on this machine" in starting_ray(None)
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert "Ray at head:6379" in starting_ray(None)
+    assert "Ray at other:1" in starting_ray("other:1")
 
 
 def test_local_trials_need_no_ray(task: Task, space: Space, tmp_path: Path) -> None:
