@@ -106,7 +106,7 @@ def resume(
     ] = "unfinished",
 ) -> None:
     """Continue a run where it stopped; finished trials are not repeated."""
-    if folder.is_file():
+    if folder.suffix in (".yaml", ".yml") and not folder.is_dir():
         chosen, file, folder = settings.read_yaml(folder), folder, folder.with_suffix("")
     else:
         kept = read_kept(folder)

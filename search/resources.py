@@ -10,6 +10,9 @@ from typing import Any
 
 from ..spaces.errors import SettingError
 
+_ADDRESS = re.compile(r"auto|local|(ray://)?\S+:\d+")
+#: No worker holds less: it has torch and the task in its memory.
+_LEAST_MEMORY = 100 * 10**6
 _UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
@@ -57,8 +60,8 @@ class Resources:
     minutes: float | None = None
 
     def __post_init__(self) -> None:
-        if self.address is not None and not isinstance(self.address, str):
-            raise SettingError("address", self.address, "must be text such as 'auto' or 'host:6379'")
+        if self.address is not None and not (isinstance(self.address, str) and _ADDRESS.fullmatch(self.address)):
+            raise SettingError("address", self.address, "must be 'auto' or like 'host:6379'", "Ray prints its own.")
         if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
             rule = "must be a whole number, at least 1"
             raise SettingError("workers", self.workers, rule, "Leave it out to use all cores.")
@@ -91,8 +94,16 @@ def _bytes(value: Any) -> int | None:
     if value is None:
         return None
     if _is_number(value) and value > 0:
-        return int(value)
+        return _enough(int(value), value)
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?B)\s*", value) if isinstance(value, str) else None
     if found is None or not float(found[1]):
-        raise SettingError("memory", value, "must be bytes above 0, with a unit such as '4 GB' or as a number")
-    return int(float(found[1]) * _UNITS[found[2]])
+        rule = "must be bytes above 0, with a unit such as '4 GB' or as a number"
+        raise SettingError("memory of a trial", value, rule)
+    return _enough(int(float(found[1]) * _UNITS[found[2]]), value)
+
+
+def _enough(found: int, value: Any) -> int:
+    if found < _LEAST_MEMORY:
+        rule = f"is {found:,} bytes, and every worker holds more than {_LEAST_MEMORY // 10**6} MB"
+        raise SettingError("memory of a trial", value, rule, "Write '4 GB'.")
+    return found

@@ -6,7 +6,7 @@ import re
 
 from ..spaces.errors import SettingError
 
-_FORM = re.compile(r"postgresql(\+\w+)?://[^/]*/[^/?]+(\?.*)?")
+_FORM = re.compile(r"postgresql(\+\w+)?://([^/@]*@)?[^/@:]*(:\d+)?/[^/?]+(\?.*)?")
 _PASSWORD = re.compile(r"(?<=://)([^:/@]*):[^/]*@")
 _OPTION = re.compile(r"(?<=[?&])password=[^&]*&?")
 

@@ -36,6 +36,7 @@ _STATES = {"ok": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": Tr
 #: A server that can't be reached is noticed within half a minute, by us and by itself.
 _CONNECT = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
 _SERVER = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4"
+_KEPT = "What was recorded is kept: resume when the database is there."
 #: Distinguishes our locks from those that others take in the same database.
 _CLASS = 0x7072_6573
 
@@ -87,7 +88,9 @@ class StudyRecord:
 
     def _connected(self, address: str) -> RDBStorage:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with self._reported("can't be reached"):
+        with self._reported(
+            "can't be used", "Check the address, that the database is there, and what its user may do."
+        ):
             try:
                 url = make_url(address)
                 if url.drivername == "postgresql":
@@ -223,14 +226,13 @@ class StudyRecord:
         return params, {name: CategoricalDistribution(self._space.dimensions[name].values) for name in params}
 
     @contextmanager
-    def _reported(self, problem: str) -> Iterator[None]:
+    def _reported(self, problem: str, advice: str = _KEPT) -> Iterator[None]:
         """Turn what a database may say into an error of ours."""
         try:
             yield
         except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
             cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
             reason = str(getattr(cause, "orig", cause) or cause).strip().splitlines()[0]
-            advice = "What was recorded is kept: resume when the database is there."
             if isinstance(cause, OperationalError) and "password" in reason:
                 advice = "Give the password by PGPASSWORD, ~/.pgpass or --storage: it isn't kept in the run folder."
             raise RunError(f"{self.place}: {problem} ({reason}). {advice}") from error

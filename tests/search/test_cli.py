@@ -235,6 +235,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     ("words", "expected"),
     [
         (["resume", "nowhere"], "there is no run"),
+        (["resume", "nowhere.yaml"], "can't be read (no such file"),
         (["report", "nowhere"], "there is no run"),
         (["pick", "nowhere"], "there is no run"),
         (["serach"], "serach"),

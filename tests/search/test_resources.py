@@ -11,7 +11,8 @@ from paretopress.spaces.errors import SettingError
 
 
 @pytest.mark.parametrize(
-    ("memory", "number"), [("4 GB", 4 * 10**9), ("1.5MB", 1_500_000), (2048, 2048), ("100 B", 100), (None, None)]
+    ("memory", "number"),
+    [("4 GB", 4 * 10**9), ("1500.5MB", 1_500_500_000), (10**9, 10**9), ("100000000 B", 10**8), (None, None)],
 )
 def test_memory_has_a_unit_or_is_bytes(memory: Any, number: int | None) -> None:
     """Decimal units, as sizes have everywhere here."""
@@ -33,9 +34,13 @@ def test_memory_has_a_unit_or_is_bytes(memory: Any, number: int | None) -> None:
         ("memory", "4 gigs", "with a unit such as '4 GB'"),
         ("memory", 0, "bytes above 0"),
         ("memory", True, "bytes above 0"),
+        ("memory", 4, "is 4 bytes, and every worker holds more than 100 MB.*Write '4 GB'"),
+        ("memory", "4 MB", "is 4,000,000 bytes"),
         ("minutes", 0, "above 0"),
         ("minutes", float("nan"), "above 0"),
-        ("address", 6379, "must be text"),
+        ("address", 6379, "must be 'auto' or like 'host:6379'"),
+        ("address", "", "must be 'auto'"),
+        ("address", "nonsense", "must be 'auto'"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_rule(name: str, value: Any, rule: str) -> None:

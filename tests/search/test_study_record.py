@@ -174,7 +174,7 @@ def test_a_server_that_dies_ends_the_run_and_it_goes_on(
     monkeypatch.setattr(Journal, "start", then_dies)
     with pytest.raises(RunError, match=r"study 'dies': .* can't be recorded .*resume when the database is there"):
         run(task, space, tmp_path / "dies", storage=address)
-    with pytest.raises(RunError, match="can't be reached"):
+    with pytest.raises(RunError, match="can't be used .*Check the address"):
         run(task, space, tmp_path / "dies", storage=address, existing="resume")
     server.start()
     front = run(task, space, tmp_path / "dies", storage=address, existing="resume")
@@ -208,7 +208,16 @@ def test_what_belongs_to_others_is_left_alone(
 
 
 @pytest.mark.parametrize(
-    "wrong", ["sqlite:///run.db", "postgresql://host", "postgres://u@h/d", "host:5432", 5, "postgresql://u:pw@h:p/"]
+    "wrong",
+    [
+        "sqlite:///run.db",
+        "postgresql://host",
+        "postgres://u@h/d",
+        "host:5432",
+        5,
+        "postgresql://u:pw@h:p/",
+        "postgresql://u:pw@h:port/d",
+    ],
 )
 def test_an_address_that_is_none_is_refused_at_once(task: Task, space: Space, tmp_path: Path, wrong: object) -> None:
     """The message says what one looks like, and shows no password."""
