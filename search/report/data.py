@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...spaces.catalogue import in_stage_order
+from ...spaces.errors import RunError
 from ..front import Front, Point
 from ..pareto import nondominated, scaled_hypervolume
 from ..result import Result
@@ -110,7 +111,19 @@ def _curve(front: Front) -> list[list[float]]:
 
 
 def write_report(front: Front, about: Mapping[str, Any], folder: Path) -> Path:
-    """Write the report page into the run folder and return its path."""
+    """Write the report page into the run folder and return its path.
+
+    Raises
+    ------
+    RunError
+        If it can't be written.
+    """
     path = folder / FILE
-    write_atomically(path, render(report_data(front, about)).encode())
+    try:
+        write_atomically(path, render(report_data(front, about)).encode())
+    except RunError as error:
+        raise RunError(
+            f"{str(error).partition('. ')[0]}. The front and its models are complete; write the page when there is "
+            f"room: paretopress report {folder}"
+        ) from error
     return path

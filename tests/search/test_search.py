@@ -23,6 +23,8 @@ from paretopress.search import Front, Recipe, Resources, Space, Task, load, open
 from paretopress.search.artifact import FILE
 from paretopress.search.journal import read
 from paretopress.search.pareto import dominates
+from paretopress.search.report.data import write_report
+from paretopress.search.saved import load_front
 from paretopress.search.tables import amount
 from paretopress.spaces import catalogue
 from paretopress.spaces.errors import DataError, ModelError, RunError, SettingError
@@ -66,6 +68,13 @@ def test_every_point_is_a_file_that_reproduces_its_figures(finished: Front, task
             measured = Quality(task.metric).measure(Subject(model, task, split))
             assert measured.value == expected["accuracy"].value
             assert measured.interval == expected["accuracy"].interval
+
+
+def test_a_report_that_cannot_be_written_says_that_the_front_is_complete(finished: Front) -> None:
+    """The last file of a run is no reason to repeat any of it."""
+    assert finished.folder is not None
+    with pytest.raises(RunError, match=r"can't be written .*complete.* paretopress report /proc/run"):
+        write_report(finished, load_front(finished.folder)[1], Path("/proc/run"))
 
 
 def test_the_smallest_point_is_really_smaller(finished: Front) -> None:
