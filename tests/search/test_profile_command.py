@@ -88,8 +88,10 @@ def test_latency_is_timed_on_request(
     data = json.loads((place / "d/profile.json").read_text())
     assert data["latency"]["median_error"] >= 0
     assert data["latency"]["units"]["fc"] > 0
-    saved = {row["technique"] for row in data["rows"] if row["latency_saved"] != 0}
-    assert saved == {"channels"}  # though not each of its settings need be faster by a moment's timing
+    saved = {row["technique"]: row["latency_saved"] for row in data["rows"]}
+    assert saved.keys() == {"integer", "channels"}
+    assert saved["integer"] == 0  # exactly; what fewer channels save is a moment's timing, and may be nothing
+    assert saved["channels"] is not None
     page = (place / "d/profile.html").read_text()
     assert "Where the time goes" in page
     assert "latency saved" in page
