@@ -41,27 +41,26 @@ demo: $(STAMP)
 test: $(STAMP) chromium postgresql
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
+# $(call install,PACKAGE,WHAT IT IS FOR,WHAT ELSE CAN BE DONE,ITS TESTS' MARKER): by apt, where it may be.
+define install
+	if [ "$$(id -u)" = 0 ]; then as_root=""; else as_root="sudo -n"; fi; \
+	echo "Installing $(1) for the tests of $(2)"; \
+	if command -v apt-get >/dev/null && $$as_root apt-get update -qq \
+		&& DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq $(1) >/dev/null; then exit 0; fi; \
+	echo "The tests of $(2) need $(1), and it couldn't be installed here."; \
+	echo "Install it (Debian: apt-get install -y $(1)), or $(3),"; \
+	echo "or leave those tests out: make setup && $(BIN)/pytest -m 'not $(4)'"; exit 1
+endef
+
 # The report is tested in a real browser. CHROMIUM=/path/to/chromium names one that isn't on the PATH.
 chromium:
 	@if [ -n "$$CHROMIUM" ] || command -v chromium || command -v chromium-browser; then exit 0; fi >/dev/null; \
-	if [ "$$(id -u)" = 0 ]; then as_root=""; else as_root="sudo -n"; fi; \
-	echo "Installing Chromium for the browser tests"; \
-	if command -v apt-get >/dev/null && $$as_root apt-get update -qq \
-		&& DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq chromium >/dev/null; then exit 0; fi; \
-	echo "The browser tests need Chromium, and it couldn't be installed here."; \
-	echo "Install it (Debian: apt-get install -y chromium), or set CHROMIUM to the path of one,"; \
-	echo "or leave those tests out: make setup && $(BIN)/pytest -m 'not browser'"; exit 1
+	$(call install,chromium,the report,set CHROMIUM to the path of one,browser)
 
 # Runs can be recorded in PostgreSQL, which is tested against a real server; the tests start one of their own.
 postgresql:
 	@if command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; then exit 0; fi >/dev/null 2>&1; \
-	if [ "$$(id -u)" = 0 ]; then as_root=""; else as_root="sudo -n"; fi; \
-	echo "Installing PostgreSQL for the tests of storage"; \
-	if command -v apt-get >/dev/null && $$as_root apt-get update -qq \
-		&& DEBIAN_FRONTEND=noninteractive $$as_root apt-get install -y -qq postgresql >/dev/null; then exit 0; fi; \
-	echo "The tests of storage need PostgreSQL's server, and it couldn't be installed here."; \
-	echo "Install it (Debian: apt-get install -y postgresql), or put its initdb and pg_ctl on the PATH,"; \
-	echo "or leave those tests out: make setup && $(BIN)/pytest -m 'not postgresql'"; exit 1
+	$(call install,postgresql,storage,put its initdb and pg_ctl on the PATH,postgresql)
 
 lint: $(STAMP)
 	$(BIN)/ruff check $(CODE)

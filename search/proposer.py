@@ -205,7 +205,7 @@ class Proposer:
     def expect(self, genome: npt.NDArray[np.int64]) -> None:
         """Take note that a genome is running that wasn't asked for."""
         self.pending[genome.tobytes()] = genome
-        self._imagined = None
+        self._imagined = self._weighed = None
 
     # --- asking --------------------------------------------------------------------------------------------
 

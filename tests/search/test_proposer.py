@@ -184,6 +184,23 @@ def test_running_proposals_that_break_a_limit_do_not_count() -> None:
         assert np.array_equal(alone.ask(), beside.ask())
 
 
+def test_proposals_in_a_row_never_repeat_what_runs() -> None:
+    """Where many run, several come from candidates that were weighed once; one that was started otherwise meanwhile
+    isn't proposed again.
+    """
+    proposer = Proposer(PROFILE, TRUTH.goals(), 0)
+    for genome in TRUTH.random(200):
+        proposer.expect(genome)
+    asked = []
+    for _ in range(6):
+        asked += [proposer.ask().tobytes() for _ in range(3)]
+        assert proposer._weighed is not None
+        best = proposer._weighed.genomes[0].copy()
+        proposer.expect(best)
+        asked.append(best.tobytes())
+    assert len(set(asked)) == len(asked)
+
+
 def test_latest_result_of_a_genome_counts() -> None:
     """Told again with a worse result, a genome loses the place that its luck gave it, and others get theirs back."""
     proposer = Proposer(PROFILE, TRUTH.goals(), 0)
