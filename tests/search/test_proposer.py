@@ -1,132 +1,28 @@
-"""The proposer asks for legal, new genomes within the limits, and finds what random search doesn't."""
+"""The proposer asks for legal and new genomes, and finds what random search doesn't."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from known_truth import BITS, PROFILE, SPAN, TRUTH, Genome, Truth, option
 
 from paretopress.search.costs import CostModel
-from paretopress.search.effects import Effect, Unit
+from paretopress.search.effects import Effect
 from paretopress.search.pareto import hypervolume
 from paretopress.search.proposer import Goals, Proposer
 from paretopress.search.sensitivity import Profile
 from paretopress.spaces.choices import Choices, Genomes
-from paretopress.spaces.decision import Decision, Option
-from paretopress.spaces.knob import Knob
+from paretopress.spaces.decision import Decision
 from paretopress.spaces.site import Site
 from paretopress.spaces.space import Space
 from paretopress.spaces.stage import Stage
-
-Genome = npt.NDArray[np.int64]
-
-LAYERS = tuple(f"{block}.{layer}" for block in "abc" for layer in ("one", "two"))
-BITS = (8, 6, 4, 3, 2)
-SPAN = 0.5
-
-
-def option(name: str, values: tuple[int, ...]) -> Option:
-    """Return an option with one knob."""
-    return Option(name, (Knob("k", values),))
-
-
-def by_hand(*extra: Decision) -> Profile:
-    """Return the profile of six layers in three blocks: block removal, channels, masks, bits, coding and training."""
-    rng = np.random.default_rng(0)
-    sites = [
-        *(Site(name, "linear", (name,)) for name in LAYERS),
-        Site("block:b", "block", ("b",)),
-        Site("group:a", "group", ("a.one", "a.two")),
-        Site("<model>", "model", ("",)),
-    ]
-    decisions = [
-        Decision("block:b", Stage.TOPOLOGY, (Option("depth"),)),
-        Decision("group:a", Stage.STRUCTURE, (option("channels", (1, 2, 3)),)),
-        *(Decision(name, Stage.MASK, (option("sparse", (1, 2)),)) for name in LAYERS),
-        *(Decision(name, Stage.NUMERIC, (option("integer", BITS),)) for name in LAYERS),
-        Decision("<model>", Stage.CONTAINER, (Option("entropy"),)),
-        Decision("<model>", Stage.RECOVERY, (option("distillation", (10, 100)),)),
-        *extra,
-    ]
-    choices = Choices(Space(sites, decisions))
-    units = {name: Unit(int(rng.integers(2000, 40000)), int(rng.integers(10000, 90000))) for name in LAYERS}
-    effects = []
-    for decision, own in zip(choices.decisions, choices.settings):
-        touched = {"block:b": ("b.one", "b.two"), "group:a": ("a.one", "a.two")}.get(decision.site, (decision.site,))
-        weight = float(rng.exponential())
-        row = []
-        for k, setting in enumerate(own, 1):
-            if decision.stage is Stage.NUMERIC:
-                bits = int(dict(setting.params)["k"])
-                row.append(Effect(weight * 4.0 ** (2 - bits), "fisher", {touched[0]: (bits / 32, 1.0, bits / 32)}))
-            elif decision.stage is Stage.MASK:
-                row.append(Effect(weight * 0.05 * k, "fisher", {touched[0]: (1 - k / 3, 1.0, 1.0)}))
-            elif decision.stage is Stage.STRUCTURE:
-                row.append(Effect(weight * 0.1 * k, "channels", dict.fromkeys(touched, (1 - k / 5, 1 - k / 5, 1.0))))
-            elif decision.stage is Stage.TOPOLOGY:
-                row.append(Effect(0.8, "outputs", dict.fromkeys(touched, (0.0, 0.0, 1.0))))
-            else:
-                row.append(Effect())
-        effects.append(tuple(row))
-    return Profile(choices, tuple(effects), units, 500 + sum(u.bytes for u in units.values()))
-
-
-class Truth:
-    """What trials give: damages that the profile is wrong about, training that gives half of the loss back."""
-
-    def __init__(self, profile: Profile, wrong: float = 1.0) -> None:
-        self.profile, self.costs = profile, CostModel(profile)
-        known = np.concatenate(profile.damage)
-        self.damage = known * np.exp(np.random.default_rng(5).normal(0, wrong, len(known)))
-        self.base = self.of(np.zeros(len(profile.choices), dtype=np.int64))[1]
-
-    def of(self, genome: Genome) -> tuple[float, dict[str, float]]:
-        """Return the loss of quality, and the costs; latency is a root of the bit operations."""
-        damage = float(self.damage[self.costs.offsets + genome].sum())
-        if genome[self.profile.choices.at("<model>")[-1]]:
-            damage /= 2
-        costs = dict(zip(self.costs.metrics, self.costs.predict(genome[None])[0].tolist()))
-        return 0.9 * damage / (damage + 0.5), costs | {"latency": 1e-6 * math.sqrt(costs["bops"])}
-
-    def goals(self, *objectives: str, quality: bool = True, **more: object) -> Goals:
-        """Return goals, by default the size beside the quality."""
-        names = objectives or ("size",)
-        limits: Mapping[str, float] = more.get("limits", {})  # type: ignore[assignment] # given as a mapping
-        base = {name: self.base[name] for name in (*names, *limits)}
-        worst = {name: 1.1 * self.base[name] for name in names}
-        return Goals(base, worst, SPAN, 2 * SPAN, 0.005, quality, **more)  # type: ignore[arg-type] # limits and lost
-
-    def run(self, proposer: Proposer, trials: int) -> list[Genome]:
-        """Ask and tell so many times; what loses more than is allowed can't be on the front."""
-        found = []
-        for _ in range(trials):
-            genome = proposer.ask()
-            lost, costs = self.of(genome)
-            proposer.tell(genome, lost, costs, usable=lost <= proposer.goals.lost)
-            found.append(genome)
-        return found
-
-    def volume(self, genomes: list[Genome], *costs: str) -> float:
-        """Return the share of the loss x costs box that genomes dominate."""
-        told = [self.of(genome) for genome in genomes]
-        rows = [[lost / SPAN, *(c[name] / (1.1 * self.base[name]) for name in costs)] for lost, c in told]
-        return hypervolume(rows, [1.0] * (1 + len(costs)))
-
-    def random(self, count: int) -> list[Genome]:
-        """Return random legal genomes."""
-        choices = self.profile.choices
-        drawn = np.random.default_rng(1).integers(choices.counts, size=(count, len(choices)))
-        return list(choices.legal(drawn))
-
-
-PROFILE = by_hand()
-TRUTH = Truth(PROFILE)
 
 
 def distinct(genomes: list[Genome]) -> int:
@@ -172,16 +68,6 @@ def test_parallel_proposals_are_spread_over_the_front(count: int, seed: int) -> 
     sizes = proposer.costs.predict(np.stack(found))[:, 0]
     assert np.median(sizes) > 2.5 * sizes.min()
     assert distinct(found) == count
-
-
-def test_running_proposals_that_break_a_limit_do_not_count() -> None:
-    """What can't be on the front when it is done takes no place on it while it is running."""
-    limits = {"bops": 0.15 * TRUTH.base["bops"]}
-    alone, beside = (Proposer(PROFILE, TRUTH.goals(limits=limits), 0) for _ in range(2))
-    broken = [genome for genome in TRUTH.random(60) if TRUTH.of(genome)[1]["bops"] > 1.02 * limits["bops"]]
-    beside.pending |= {genome.tobytes(): genome for genome in broken}
-    for _ in range(5):
-        assert np.array_equal(alone.ask(), beside.ask())
 
 
 def test_proposals_in_a_row_never_repeat_what_runs() -> None:
@@ -272,86 +158,6 @@ def test_learning_changes_proposals() -> None:
     runs = [truth.run(Proposer(PROFILE, truth.goals(), 0), 20) for truth in (exact, wrong)]
     assert np.array_equal(runs[0][0], runs[1][0])
     assert not np.array_equal(*runs)
-
-
-def test_limits_on_costs_are_kept() -> None:
-    """All proposals are predicted to be within 1 % of every limit."""
-    limits = {"size": 0.2 * TRUTH.base["size"], "bops": 0.15 * TRUTH.base["bops"]}
-    found = TRUTH.run(Proposer(PROFILE, TRUTH.goals(limits=limits), 0), 40)
-    for metric, limit in limits.items():
-        assert max(TRUTH.of(genome)[1][metric] for genome in found) <= 1.01 * limit
-
-
-def test_limits_that_nothing_can_keep_are_approached() -> None:
-    """Where no recipe is small enough, the smallest are tried."""
-    limits = {"size": 0.001 * TRUTH.base["size"]}
-    proposer = Proposer(PROFILE, TRUTH.goals(limits=limits), 0)
-    found = []
-    for _ in range(15):
-        found.append(proposer.ask())
-        proposer.tell(found[-1], *TRUTH.of(found[-1]), usable=False)
-    smallest = min(TRUTH.of(genome)[1]["size"] for genome in TRUTH.random(2000))
-    assert min(TRUTH.of(genome)[1]["size"] for genome in found) < smallest
-
-
-def test_limit_on_quality_is_sought() -> None:
-    """With quality an objective and limited, what keeps the limit is better than the best of random search."""
-    found = TRUTH.run(Proposer(PROFILE, TRUTH.goals(lost=0.05), 0), 30)
-    kept, other = ([g for g in genomes if TRUTH.of(g)[0] <= 0.05] for genomes in (found, TRUTH.random(2000)))
-    assert TRUTH.volume(kept, "size") > TRUTH.volume(other, "size")
-
-
-def test_limit_on_quality_is_found_without_quality_among_the_objectives() -> None:
-    """Told to make the model small and fast under a limit on the loss, the sampler gets there."""
-    found = TRUTH.run(Proposer(PROFILE, TRUTH.goals("size", "macs", quality=False, lost=0.05), 0), 40)
-    told = [TRUTH.of(genome) for genome in found]
-    assert min((costs["size"] for lost, costs in told if lost <= 0.05), default=math.inf) < 0.5 * TRUTH.base["size"]
-
-
-def test_quality_need_not_be_an_objective() -> None:
-    """With costs alone the sampler goes for the smallest and fastest, whatever is lost."""
-    found = TRUTH.run(Proposer(PROFILE, TRUTH.goals("size", "macs", quality=False), 0), 20)
-    smallest = min(TRUTH.of(genome)[1]["size"] for genome in TRUTH.random(2000))
-    assert min(TRUTH.of(genome)[1]["size"] for genome in found) < smallest
-
-
-def test_quality_alone_under_a_limit_on_cost() -> None:
-    """One objective: of what keeps the limit, the best is looked for."""
-    limits = {"size": 0.25 * TRUTH.base["size"]}
-    goals = Goals({"size": TRUTH.base["size"]}, {}, SPAN, 2 * SPAN, 0.005, limits=limits)
-    found = TRUTH.run(Proposer(PROFILE, goals, 0), 30)
-    assert max(TRUTH.of(genome)[1]["size"] for genome in found) <= 1.01 * limits["size"]
-    allowed = [g for g in TRUTH.random(2000) if TRUTH.of(g)[1]["size"] <= limits["size"]]
-    assert min(TRUTH.of(g)[0] for g in found) < min(TRUTH.of(g)[0] for g in allowed)
-
-
-def test_unknown_cost_is_learnt() -> None:
-    """Of latency, which no profile predicts, the sampler's idea is right within a tenth after 25 trials."""
-    proposer = Proposer(PROFILE, TRUTH.goals("latency"), 0)
-    rows = np.array(TRUTH.random(50))
-    true = np.array([TRUTH.of(row)[1]["latency"] for row in rows])
-    before = np.abs(np.log(proposer._costs(rows)[:, 0] / true))
-    TRUTH.run(proposer, 26)
-    after = np.abs(np.log(proposer._costs(rows)[:, 0] / true))
-    assert np.median(after) < 0.1 < np.median(before)
-
-
-def test_unknown_cost_is_improved() -> None:
-    """The front in a cost that is learnt is better than a random one."""
-    found = TRUTH.run(Proposer(PROFILE, TRUTH.goals("latency"), 0), 30)
-    assert TRUTH.volume(found, "latency") > TRUTH.volume(TRUTH.random(1000), "latency")
-
-
-def test_cost_of_nothing_does_no_harm() -> None:
-    """An objective whose baseline is next to zero breaks no proposal."""
-    goals = Goals({"size": TRUTH.base["size"], "extra": 1e-12}, {"size": TRUTH.base["size"], "extra": 1.1e-12},
-                  SPAN, 2 * SPAN, 0.005)  # fmt: skip
-    proposer = Proposer(PROFILE, goals, 0)
-    for _ in range(10):
-        genome = proposer.ask()
-        lost, costs = TRUTH.of(genome)
-        proposer.tell(genome, lost, costs | {"extra": 1e-12})
-    assert len(proposer.told) == 10
 
 
 def test_all_trials_fail() -> None:
