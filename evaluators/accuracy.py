@@ -211,6 +211,7 @@ class Quality(Evaluator):
         generator = torch.Generator().manual_seed(SEED)
         drawn = []
         for _ in range(self.resamples):
+            beat()
             rows = torch.randint(len(target), (len(target),), generator=generator).to(target.device)
             again = self.metric(output[rows], target[rows])
             if not math.isnan(again):  # e.g. a resample without a single positive has no recall

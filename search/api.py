@@ -179,13 +179,24 @@ def search(
         with _interrupts(engine, watcher), clock("search"):
             why = engine.run(starting_recipes(space) if plan.sampler != "profile" else ())
         slots, best = trials.slots, engine.front()
-        trials.close()  # before the final latencies: they need a quiet machine
         watcher.concluding(why)
         with clock("measure the front"):
-            base, points, split = conclude(bench, best, baseline, store, folder, watcher.measured, plan.columns)
+            end = conclude(bench, trials, best, baseline, store, folder, watcher.measured, plan.columns)
+        trials.close()
         results = tuple(r for r, _ in journal.results)
-        front = Front(plan.objectives, plan.quality, base, points, results, split, engine.standing.feasible, (), folder)
-        front = replace(front, notes=tuple(notes(front, space, plan, why, engine.repeats, bench.needs_class)))
+        front = Front(
+            plan.objectives,
+            plan.quality,
+            end.base,
+            end.points,
+            results,
+            end.split,
+            engine.standing.feasible,
+            (),
+            folder,
+        )
+        said = notes(front, space, plan, why, engine.repeats, bench.needs_class)
+        front = replace(front, notes=(*said, *end.notes))
         watcher.say("" if front.feasible else front.notes[0])
         facts = facts_of(task, space, plan, len(results), slots, clock) | (about or {})
         save_front(front, folder, facts)

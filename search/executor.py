@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from ..evaluators.base import Evaluator, Measurement
 from ..spaces.recipe import Step
+from .appraisal import Appraisal, Unmeasured
 from .effects import Effect, Request, Survey
 from .fisher import Fisher
 from .trial import Bench, Finished, Job
@@ -55,14 +57,32 @@ class Executor(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Stop; running jobs are lost. Closing again does nothing."""
+        ...
+
+
+class Workers(Executor, Protocol):
+    """Runs jobs, and measures what there is to be measured before and after them."""
+
     def survey(
         self, requests: Sequence[Request], coder: Step | None, fisher: Fisher
     ) -> Iterator[tuple[int, list[Effect]]]:
         """Measure the effects of single steps, before any job is submitted: yield places and effects, in any order."""
         ...
 
-    def close(self) -> None:
-        """Stop; running jobs are lost. Closing again does nothing."""
+    def quiet(self) -> None:
+        """End what runs, and have one worker from now on: what it measures has the machine to itself."""
+        ...
+
+    def measure(self, data: bytes, metric: Evaluator) -> Measurement | Unmeasured:
+        """Measure the model that a file holds, within the limits of a trial; see `Appraisal.measure`.
+
+        Raises
+        ------
+        RunError
+            If nothing can be measured any more.
+        """
         ...
 
 
@@ -72,7 +92,7 @@ class LocalExecutor:
     slots = 1
 
     def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+        self._bench, self._appraisal = bench, Appraisal(bench)
         self._jobs: deque[tuple[Job, list[list[float]]]] = deque()
 
     def submit(self, job: Job, front: list[list[float]]) -> None:
@@ -95,6 +115,14 @@ class LocalExecutor:
             with self._bench.threaded():
                 effects = survey.effects(request, fisher)
             yield index, effects
+
+    def quiet(self) -> None:
+        """Drop what is queued."""
+        self._jobs.clear()
+
+    def measure(self, data: bytes, metric: Evaluator) -> Measurement | Unmeasured:
+        """Measure in this process, which knows no limits."""
+        return self._appraisal.measure(data, metric)
 
     def close(self) -> None:
         """Drop what is queued."""

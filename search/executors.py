@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from .executor import Executor, LocalExecutor
+from .executor import LocalExecutor, Workers
 from .handover import Handover
 from .resources import Resources
 from .trial import Bench
@@ -17,7 +17,7 @@ def starting_ray(address: str | None) -> str:
     return f"{what}, which takes a while (executor: ray)"
 
 
-def start_executor(name: str, bench: Bench, resources: Resources, handover: Handover) -> Executor:
+def start_executor(name: str, bench: Bench, resources: Resources, handover: Handover) -> Workers:
     """Return the executor "local" or "ray", with its workers started.
 
     Raises

@@ -2,52 +2,83 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..evaluators.accuracy import Quality
-from ..evaluators.base import Evaluator, Measurement, Subject
+from ..evaluators.base import Evaluator, Measurement
 from ..evaluators.latency import Latency
-from ..evaluators.onnx_session import Session
-from ..spaces.errors import ArtifactError
-from .artifact import FILE, opened
+from ..spaces.errors import RunError
+from .appraisal import Parity, Unmeasured
+from .artifact import FILE
 from .card import write_cards
+from .executor import Lost, Workers
 from .front import Point
 from .pareto import compressed
 from .result import Objective, Result
 from .saved import point_json
 from .store import Store, write_atomically
-from .trial import Bench, Job
+from .trial import Bench, Finished, Job
 
 #: Bootstrap resamples for the interval of a metric that has no closed form.
 _RESAMPLES = 200
 #: A deployed file that gives the model's answer for fewer examples than this isn't the model.
 _AGREE = 0.99
-#: Of so many examples.
-_EXAMPLES = 256
 #: Fewer MACs than this share of the baseline's should be faster than it by this factor, or the point is flagged.
 _FEWER_MACS, _FASTER = 0.95, 0.97
+#: A metric that cost so many workers isn't tried any more.
+_LOSSES = 2
+#: Seconds after which waiting for a trial that is run again looks at Ctrl-C.
+_TICK = 0.5
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What a run ends with.
+
+    Attributes
+    ----------
+    base, points
+        The original and the front, with their figures and folders.
+    split
+        What quality was measured on.
+    notes
+        Which results are no points, and why.
+    """
+
+    base: Point
+    points: tuple[Point, ...]
+    split: str
+    notes: tuple[str, ...]
 
 
 def conclude(
     bench: Bench,
+    workers: Workers,
     best: Sequence[Result],
     baseline: Result,
     store: Store,
     folder: Path,
     tell: Callable[[int, int], None],
     columns: Sequence[Evaluator] = (),
-) -> tuple[Point, tuple[Point, ...], str]:
-    """Write the front's files and measure them; return the baseline, the points and the split.
+) -> Conclusion:
+    """Write the front's files and measure them.
+
+    One figure is taken at a time, by a worker, within the limits of a trial. One that can't be taken leaves that of the
+    search in its place, with a warning: hours of trials must not end in an error.
 
     Parameters
     ----------
     bench
-        To make a model again whose file is missing, and for the task.
+        Of the run: its task, metrics and objectives.
+    workers
+        Measure, and make a model again whose file is missing.
     best
         The non-dominated results. The baseline is left out unless it is the only one.
     baseline, store, folder
@@ -56,123 +87,174 @@ def conclude(
         Called with (models measured, models in all).
     columns
         Metrics that trials don't measure.
+
+    Raises
+    ------
+    RunError
+        If nothing can be written or measured any more, or the original's file is missing and can't be made again.
     """
+    workers.quiet()
     quality = Objective(bench.task.metric.name, bench.task.metric.direction, True)
-    columns = _possible(bench, columns)
     ordered = sorted(compressed(best), key=lambda r: quality.loss(r.value(quality.name)))
     fresh, final = folder / "front.new", folder / "front"
     shutil.rmtree(fresh, ignore_errors=True)
     tell(0, len(ordered) + 1)
-    base = _point(bench, -1, baseline, store, folder / "baseline", None, columns)
-    points = []
+    made = _Points(bench, workers, store, list(columns))
+    base = made.base(baseline, folder / "baseline")
+    points: list[Point] = []
+    notes: list[str] = []
     for number, result in enumerate(ordered):
         tell(number + 1, len(ordered) + 1)
-        points.append(_point(bench, number, result, store, fresh / str(number), base, columns))
+        try:
+            points.append(made.point(len(points), result, fresh / str(len(points)), base))
+        except _CannotRepeatError as error:
+            notes.append(f"{error}; it would have been on the front.")
     for point in (base, *points):
         assert point.path is not None
         text = json.dumps(point_json(point, point.path.parent), indent=1)
         write_atomically(point.path / "metrics.json", text.encode())
-    split = "test" if bench.task.test is not None else "validation"
-    write_cards(bench, base, points, split)
+    write_cards(bench, base, points, made.split)
     old = folder / "front.old"
     shutil.rmtree(old, ignore_errors=True)
     if final.exists():
         final.rename(old)
-    fresh.rename(final)
+    if points:
+        fresh.rename(final)
     shutil.rmtree(old, ignore_errors=True)
     moved = tuple(Point(p.id, p.result, p.final, final / str(p.id), p.flags) for p in points)
-    return base, moved, split
+    return Conclusion(base, moved, made.split, tuple(notes))
 
 
-def _possible(bench: Bench, columns: Sequence[Evaluator]) -> list[Evaluator]:
-    """Return the columns; models that can't be deployed are timed in torch."""
-    if not any(isinstance(m, Latency) and m.deployed for m in columns):
-        return list(columns)
-    try:
-        with bench.threaded():
-            bench.deployed_original()
-    except ArtifactError:
-        return [m.but(runtime="torch") if isinstance(m, Latency) and m.here else m for m in columns]
-    return list(columns)
+class _CannotRepeatError(Exception):
+    """A result's file is missing, and can't be made again."""
 
 
-def _point(
-    bench: Bench,
-    number: int,
-    result: Result,
-    store: Store,
-    folder: Path,
-    base: Point | None,
-    columns: Sequence[Evaluator],
-) -> Point:
-    """Write and measure one model."""
-    data, result, flags = _file(bench, result, store)
-    write_atomically(folder / FILE, data)
-    write_atomically(folder / "recipe.json", json.dumps(result.recipe.to_json(), indent=1).encode())
-    with bench.threaded():
-        figures, failed = _measured(bench, result, folder, columns)
-    if base is not None:
-        flags += _flags(figures, base.final, Objective(bench.task.metric.name, bench.task.metric.direction))
-    return Point(number, result, figures, folder, (*flags, *failed))
+@dataclass
+class _Points:
+    """Writes and measures models.
 
-
-def _file(bench: Bench, result: Result, store: Store) -> tuple[bytes, Result, tuple[str, ...]]:
-    """Return the bytes of a result's model, and the result that belongs to these bytes.
-
-    A file that is missing (a session was killed before it could write it, or someone tidied up) is made again from
-    recipe and seed. If that gives another file, the figures of the new one count, and the point says so.
+    ``lost`` counts the workers that metrics cost, and ``given_up`` holds those that aren't tried any more, with the
+    reason. ``split`` is what quality is measured on.
     """
-    path = store.path(result.recipe.digest)
-    if path.is_file():
-        return path.read_bytes(), result, ()
-    again = bench.run(Job(result.number, result.recipe, result.seed, result.origin))
-    if again.data is None:
-        raise RuntimeError(f"trial {result.number} can't be repeated: {again.result.error}")
-    if again.result.checksum == result.checksum:
-        return again.data, result, ()
-    return again.data, again.result, ("made again: the file is not the one that the search measured",)
 
+    bench: Bench
+    workers: Workers
+    store: Store
+    columns: list[Evaluator]
+    lost: Counter[str] = field(default_factory=Counter)
+    given_up: dict[str, str] = field(default_factory=dict)
+    split: str = ""
 
-def _measured(
-    bench: Bench, result: Result, folder: Path, columns: Sequence[Evaluator]
-) -> tuple[dict[str, Measurement], list[str]]:
-    """Return the figures of a model that is read from its file, on the test split where there is one.
+    def __post_init__(self) -> None:
+        self.split = self._last
 
-    What fails there keeps the search's figure, and a warning says so: hours of trials must not end in an error.
-    """
-    task, data = bench.task, (folder / FILE).read_bytes()
-    split, held = task.test or task.validation, opened(data, bench.task.model)
-    subject = replace(bench.subject(held.model, held.encodings), split=split, file_bytes=len(data))
-    anew = [m for m in (*bench.metrics, *columns) if m.anew]
-    figures = {k: m for k, m in result.measurements.items() if k not in {m.name for m in anew}}
-    warnings = []
-    for metric in (Quality(task.metric, _RESAMPLES), *anew, *(m for m in columns if not m.anew)):
+    @property
+    def _last(self) -> str:
+        """The split that nothing has been chosen by, if there is one."""
+        return "test" if self.bench.task.test is not None else "validation"
+
+    def base(self, result: Result, folder: Path) -> Point:
+        """Return the original. If its quality can't be measured there is nothing to compare with, and that of no other
+        model is.
+        """
         try:
-            figures[metric.name] = metric.measure(subject)
-        except Exception as error:
-            warnings.append(f"{metric.name} could not be measured on {split.split}: {_reason(error)}")
-    if any("deployed_bytes" in m.detail for m in figures.values()):
-        warnings += _parted(subject)
-    return figures, warnings
+            data, result, flags = self._file(result)
+        except _CannotRepeatError as error:
+            raise RunError(f"the original model's file is missing: {error}. What was recorded is kept.") from error
+        figures, failed = self._measured(data, result)
+        return self._written(-1, data, result, folder, figures, (*flags, *failed))
 
+    def point(self, number: int, result: Result, folder: Path, base: Point) -> Point:
+        """Return a point of the front."""
+        data, result, flags = self._file(result)
+        figures, failed = self._measured(data, result)
+        quality = Objective(self.bench.task.metric.name, self.bench.task.metric.direction)
+        flags = (*flags, *_flags(figures, base.final, quality), *failed)
+        return self._written(number, data, result, folder, figures, flags)
 
-def _reason(error: Exception) -> str:
-    """Return what an error says, in one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    def _written(
+        self, number: int, data: bytes, result: Result, folder: Path, figures: dict[str, Measurement],
+        flags: tuple[str, ...],
+    ) -> Point:  # fmt: skip
+        write_atomically(folder / FILE, data)
+        write_atomically(folder / "recipe.json", json.dumps(result.recipe.to_json(), indent=1).encode())
+        return Point(number, result, figures, folder, flags)
 
+    def _file(self, result: Result) -> tuple[bytes, Result, tuple[str, ...]]:
+        """Return the bytes of a result's model, and the result that belongs to these bytes.
 
-def _parted(subject: Subject) -> list[str]:
-    """Return a warning if the deployed file doesn't answer as the model does, or can't be asked."""
-    from .deploy.export import compared  # noqa: PLC0415 - the exporter takes seconds to import
+        A file that is missing (a session was killed before it could write it, or someone tidied up) or damaged is made
+        again from recipe and seed. If that gives another file, the figures of the new one count, and the point says so.
+        """
+        path = self.store.path(result.recipe.digest)
+        if path.is_file():
+            data = path.read_bytes()
+            if result.checksum in ("", hashlib.sha256(data).hexdigest()[:16]):
+                return data, result, ()
+        again = self._repeated(Job(result.number, result.recipe, result.seed, result.origin))
+        if isinstance(again, Lost) or again.data is None:
+            reason = again.reason if isinstance(again, Lost) else again.result.error
+            raise _CannotRepeatError(f"the model of trial {result.number} can't be made again: {reason}")
+        if again.result.checksum == result.checksum:
+            return again.data, result, ()
+        return again.data, again.result, ("made again: the file is not the one that the search measured",)
 
-    inputs = tuple(x[:_EXAMPLES] for x in subject.split.first()[0])
-    try:
-        parity = compared(subject.model, Session(subject.deployed()), inputs, True)
-    except Exception as error:  # such as an operator that only the runtime of the search has
-        return [f"its deployed file could not be compared with it: {_reason(error)}"]
-    if parity.agreement is None or parity.agreement >= _AGREE:
-        return []
-    return [f"deployed, it gives another answer for {1 - parity.agreement:.1%} of {parity.examples} examples here"]
+    def _repeated(self, job: Job) -> Finished | Lost:
+        for attempt in range(_LOSSES):
+            self.workers.submit(job, [])
+            ended: list[Finished | Lost] = []
+            while not ended:
+                ended = self.workers.wait(_TICK)
+            if not isinstance(ended[0], Lost) or ended[0].fate == "failed" or attempt == _LOSSES - 1:
+                break
+        return ended[0]
+
+    def _measured(self, data: bytes, result: Result) -> tuple[dict[str, Measurement], list[str]]:
+        """Return the figures of a model, and warnings of those that couldn't be taken."""
+        anew = [m for m in (*self.bench.metrics, *self.columns) if m.anew]
+        figures = {k: m for k, m in result.measurements.items() if k not in {m.name for m in anew}}
+        quality, warnings = Quality(self.bench.task.metric, _RESAMPLES), []
+        for metric in (quality, *anew, *(m for m in self.columns if not m.anew)):
+            found = self._measure(data, metric)
+            if isinstance(found, Unmeasured) and result.recipe.is_baseline and metric in self.columns:
+                found = self._otherwise(data, metric, found)
+            if isinstance(found, Measurement):
+                figures[metric.name] = found
+                continue
+            warnings.append(f"{metric.name} could not be measured on {self._last}: {found.reason}")
+            if metric is quality and result.recipe.is_baseline:
+                self.split, self.given_up[metric.name] = "validation", found.reason
+        if any("deployed_bytes" in m.detail for m in figures.values()):
+            warnings += self._parted(data)
+        return figures, warnings
+
+    def _otherwise(self, data: bytes, metric: Evaluator, found: Unmeasured) -> Measurement | Unmeasured:
+        """Return a figure of the original in another way: models that can't be deployed are timed in torch."""
+        if not (isinstance(metric, Latency) and metric.deployed and metric.here):
+            return found
+        in_torch = metric.but(runtime="torch")
+        self.columns[self.columns.index(metric)] = in_torch
+        return self._measure(data, in_torch)
+
+    def _measure(self, data: bytes, metric: Evaluator) -> Measurement | Unmeasured:
+        name = metric.name
+        if name in self.given_up:
+            return Unmeasured(f"it was not tried again after this: {self.given_up[name]}")
+        found = self.workers.measure(data, metric)
+        if isinstance(found, Unmeasured) and found.lost:
+            self.lost[name] += 1
+            if self.lost[name] >= _LOSSES:
+                self.given_up[name] = found.reason
+        return found
+
+    def _parted(self, data: bytes) -> list[str]:
+        """Return a warning if the deployed file doesn't answer as the model does, or can't be asked."""
+        found = self._measure(data, Parity())
+        if isinstance(found, Unmeasured):  # such as an operator that only the runtime of the search has
+            return [f"its deployed file could not be compared with it: {found.reason}"]
+        if found.value >= _AGREE:
+            return []
+        return [f"deployed, it gives another answer for {1 - found.value:.1%} of {found.repeats} examples here"]
 
 
 def _flags(figures: dict[str, Measurement], base: Any, quality: Objective) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from ..evaluators.latency import Latency
 from ..spaces.space import Space
 from ..spaces.task import Task
 from .effects import Effect, Request
-from .executor import Executor
+from .executor import Workers
 from .fisher import Fisher
 from .latency_choice import timed_metric
 from .plan import Plan
@@ -38,7 +38,7 @@ class Teller(Protocol):
 
 
 def make_profile(
-    task: Task, space: Space, file_bytes: int, executor: Executor, teller: Teller, latency: Latency | None = None
+    task: Task, space: Space, file_bytes: int, executor: Workers, teller: Teller, latency: Latency | None = None
 ) -> Profile:
     """Return the space's profile, measured by an executor's workers where it isn't on disk.
 
@@ -59,7 +59,7 @@ def make_profile(
     return profiler.measure(file_bytes, run, teller.profiling)
 
 
-def make_sampler(plan: Plan, task: Task, space: Space, baseline: Result, executor: Executor, teller: Teller) -> Sampler:
+def make_sampler(plan: Plan, task: Task, space: Space, baseline: Result, executor: Workers, teller: Teller) -> Sampler:
     """Return the plan's sampler."""
     if plan.sampler == "profile":
         profile = make_profile(task, space, int(baseline.value("size")), executor, teller, timed_metric(plan.metrics))

@@ -13,9 +13,11 @@ from typing import Any
 import ray
 
 from ..evaluators import base as evaluators
+from ..evaluators.base import Evaluator, Measurement
 from ..spaces import catalogue
 from ..spaces.errors import RunError
 from ..spaces.recipe import Step
+from .appraisal import Unmeasured
 from .effects import Effect, Request
 from .executor import Lost
 from .fisher import Fisher
@@ -27,8 +29,10 @@ from .ray_worker import Worker, remove_folders
 from .resources import Resources
 from .trial import Bench, Finished, Job
 
-#: What a worker that died had in hand is measured again so often.
-_ATTEMPTS = 3
+#: Attempts at what a worker that died had in hand: an effect of the profile, and a figure at the end.
+_ATTEMPTS, _AGAIN = 3, 2
+#: The tag of a figure that is being taken, which no place of a survey has.
+_MEASURING = -1
 
 
 class RayExecutor:
@@ -138,6 +142,33 @@ class RayExecutor:
                         yield place, [Effect(error=outcome.reason)] * len(requests[place].settings)
                 else:
                     yield place, outcome
+
+    def quiet(self) -> None:
+        """End what runs, and keep one worker."""
+        self.pool.shrink()
+
+    def measure(self, data: bytes, metric: Evaluator) -> Measurement | Unmeasured:
+        """Measure on the next worker that is free; on another one, if that was lost for no reason of the model's.
+
+        Raises
+        ------
+        RunError
+            If the cluster is gone.
+        """
+        try:
+            blob, arrays = pack(metric)
+        except Exception as error:
+            return Unmeasured(f"it can't be sent to Ray workers: {type(error).__name__}: {error}")
+        for _ in range(_AGAIN):
+            self.pool.call(_MEASURING, "measure", data, blob, *arrays)
+            outcome: Any = None
+            while outcome is None:
+                outcome = next((found for _, found in self.pool.wait(START)), None)
+            if not isinstance(outcome, Failure):
+                return outcome  # type: ignore[no-any-return]  # what the worker's method returns
+            if outcome.fate == "failed":
+                break
+        return Unmeasured(outcome.reason, lost=True)
 
     def close(self) -> None:
         """Stop the workers, and Ray if it was started here."""

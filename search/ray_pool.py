@@ -88,6 +88,7 @@ class Pool(Generic[Tag]):
         self._queue: deque[_Call[Tag]] = deque()
         self._ended: list[tuple[Tag, Any]] = []
         self._broken = self._headless = 0
+        self._most = resources.workers
         self._looked = self._fitted = self._had = self._tried = time.monotonic()
         self._refit()
 
@@ -127,6 +128,19 @@ class Pool(Generic[Tag]):
             if self._ended or time.monotonic() >= end:
                 ended, self._ended = self._ended, []
                 return ended
+
+    def shrink(self) -> None:
+        """End all calls, and have one worker at most from now on: one that is up and idle, if there is."""
+        self._most = 1
+        self._queue.clear()
+        self._ended.clear()
+        idle = [slot for slot in self._slots if slot.starting is None and slot.call is None]
+        for slot in self._slots if not self.headless else ():
+            if slot not in idle[:1]:
+                ray.kill(slot.actor)
+        self._slots = idle[:1]
+        if not self._slots and not self.headless:
+            self._refit()
 
     @property
     def headless(self) -> bool:
@@ -288,7 +302,7 @@ class Pool(Generic[Tag]):
         """Have as many workers as the cluster can hold, and replace those that don't come."""
         now = time.monotonic()
         fits = capacity(self._resources)
-        wanted = min(fits, self._resources.workers or fits)
+        wanted = min(fits, self._most or fits)
         for slot in [s for s in self._slots if s.starting is not None and now - s.since > START]:
             self._renew(slot)
         if self._broken < _BROKEN or now - self._tried > START:  # a node that breaks them isn't tried all the time

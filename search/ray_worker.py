@@ -15,9 +15,11 @@ from pathlib import Path
 import ray
 
 from ..evaluators import base as evaluators
+from ..evaluators.base import Measurement
 from ..spaces import catalogue
 from ..spaces.pulse import beats
 from ..spaces.recipe import Step
+from .appraisal import Appraisal, Unmeasured
 from .effects import Effect, Request, Survey
 from .fisher import Fisher
 from .handover import Handover
@@ -82,6 +84,7 @@ class Worker:
         self._bench: Bench = bench
         self._handover = handover
         self._survey: tuple[Survey, Fisher] | None = None
+        self._appraisal = Appraisal(bench)
 
     def ready(self) -> str:
         """Return where this is."""
@@ -110,6 +113,13 @@ class Worker:
             self._tidy()
         self._handover.leave(finished)
         return finished
+
+    def measure(self, model: bytes, blob: bytes, *arrays: Array) -> Measurement | Unmeasured:
+        """Return a figure of the model that a file holds, by a packed metric."""
+        try:
+            return self._appraisal.measure(model, unpack(blob, list(arrays)))
+        finally:
+            self._tidy()
 
     def _tidy(self) -> None:
         """Remove what a trial left in its folder for temporary files."""

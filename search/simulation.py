@@ -9,12 +9,9 @@ Research", 2022.)
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
-from ..spaces.recipe import Step
-from .effects import Effect, Request
 from .executor import Lost
-from .fisher import Fisher
 from .trial import Finished, Job
 
 #: Gives the seconds that a job takes, and what it comes to.
@@ -87,15 +84,6 @@ class SimulatedExecutor:
             self.worked += seconds
             ended.append(end)
         return ended
-
-    def survey(
-        self,
-        requests: Sequence[Request],  # noqa: ARG002 - nothing is measured
-        coder: Step | None,  # noqa: ARG002 - as above
-        fisher: Fisher,  # noqa: ARG002 - as above
-    ) -> Iterator[tuple[int, list[Effect]]]:
-        """Measure nothing: a simulation is given its profile."""
-        yield from ()
 
     def close(self) -> None:
         """Forget what runs."""

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from torch import nn
 
-from paretopress.evaluators.base import Direction, Measurement, Subject
-from paretopress.search.final import _flags, _parted
+from paretopress.evaluators.base import Direction, Measurement
+from paretopress.search.final import _flags
 from paretopress.search.front import Point
 from paretopress.search.result import Objective, Result
 from paretopress.spaces.recipe import Recipe
-from paretopress.spaces.task import Task
 
 
 @pytest.mark.parametrize(("direction", "low", "high"), [("maximize", 0.5, 0.6), ("minimize", 0.9, 1.0)])
@@ -63,11 +60,3 @@ def test_every_latency_has_its_speed_up() -> None:
     assert ratios["latency"] == {"speedup": 2.0}
     assert ratios["phone"] == {"speedup": 4.0}
     assert ratios["size"] == {"compression": 4.0, "saving": 0.75}
-
-
-def test_a_file_that_cannot_be_compared_is_a_warning() -> None:
-    """Hours of trials don't end in an error because one deployed file can't be loaded here."""
-    task = Task(nn.Linear(4, 2), [(torch.randn(8, 4), torch.zeros(8, dtype=torch.long))])
-    subject = Subject(task.model, task, task.validation, deploy=lambda: b"no file")
-    [warning] = _parted(subject)
-    assert warning.startswith("its deployed file could not be compared with it: the file: ONNX Runtime can't load it")
