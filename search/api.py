@@ -19,7 +19,7 @@ from ..spaces.space import Space
 from ..spaces.task import Task
 from .cache_place import cache_problem
 from .engine import Engine
-from .executors import start_executor, starting_ray
+from .executors import check_executor, start_executor, starting_ray
 from .facts import facts_of, notes
 from .final import conclude
 from .fitting import check_fits
@@ -157,8 +157,7 @@ def search(
         if done is not None:
             watcher.say(ALL_DONE.format(len(done.results), plan.budget.trials))
             return done
-        for line in (_starting(plan), cache_problem()):
-            watcher.say(line)
+        _begin(plan, watcher)
         with clock("baseline"):
             _check_deployed(bench)
             first = _baseline(bench, journal, seed)
@@ -229,11 +228,14 @@ def _storage(plan: Plan, space: Space, stack: ExitStack) -> Storage | None:
     return record
 
 
-def _starting(plan: Plan) -> str:
-    """Return what happens first, which takes a while."""
+def _begin(plan: Plan, watcher: Progress) -> None:
+    """Say what happens first, which takes a while, unless it is known to fail; `check_executor` raises."""
+    check_executor(plan.executor, plan.resources)
     if plan.executor == "local":
-        return "measuring the original model; trials run in this process, one at a time (executor: local)"
-    return f"measuring the original model, then {starting_ray(plan.resources.address)}"
+        watcher.say("measuring the original model; trials run in this process, one at a time (executor: local)")
+    else:
+        watcher.say(f"measuring the original model, then {starting_ray(plan.resources.address)}")
+    watcher.say(cache_problem())
 
 
 def _check_measured(journal: Book | None, plan: Plan) -> None:

@@ -19,6 +19,7 @@ from . import config as settings
 from .api import search as run_search
 from .artifact import locate
 from .deploy import commands as deploy
+from .executors import check_executor
 from .folder import JOURNAL, Existing, Retry, check, check_place
 from .front import Front, Point
 from .journal import read
@@ -190,6 +191,8 @@ def _run(
     chosen: settings.Config, folder: Path, file: Path, existing: Existing, dry_run: bool, retry: Retry = "unfinished"
 ) -> None:
     check(folder, existing, chosen.storage is None)  # before a task that may take a while to build
+    if not dry_run:
+        check_executor(chosen.executor, chosen.resources())
     task = _task(chosen, folder, file)
     options: dict[str, Any] = {
         "objectives": chosen.objectives,

@@ -23,7 +23,7 @@ from ..spaces.task import Task
 from .constraint import Constraint
 from .latency_choice import wants_integers
 from .resources import Resources
-from .storage_address import without_password
+from .storage_address import check_address, without_password
 from .trial import metrics_for
 
 #: What must hold, for pydantic's kinds of mistakes; where a setting may have several forms, by its key.
@@ -258,9 +258,21 @@ def read_yaml(path: Path) -> Config:
 def check(data: dict[str, Any], where: str) -> Config:
     """Return checked settings; see `read_yaml` for the errors."""
     try:
-        return Config.model_validate(data)
+        found = Config.model_validate(data)
     except ValidationError as error:
         raise _explained(error, where) from None
+    section = ""
+    try:
+        if found.storage is not None:
+            check_address(found.storage)
+        section = "ray."
+        found.resources()
+        for name, settings in found.metrics.items():
+            section = f"metrics.{name}."
+            Latency(**settings.model_dump(), name=name)
+    except SettingError as error:
+        raise error.within(f"{where}: {section}") from None
+    return found
 
 
 def _explained(error: ValidationError, where: str) -> SettingError:

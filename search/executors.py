@@ -17,6 +17,20 @@ def starting_ray(address: str | None) -> str:
     return f"{what}, which takes a while (executor: ray)"
 
 
+def check_executor(name: str, resources: Resources) -> None:
+    """Say at once what will keep an executor from starting.
+
+    Raises
+    ------
+    RunError
+        If nothing answers where Ray should be.
+    """
+    if name == "ray":
+        from .ray_cluster import check_reachable  # noqa: PLC0415 - as below
+
+        check_reachable(resources)
+
+
 def start_executor(name: str, bench: Bench, resources: Resources, handover: Handover) -> Workers:
     """Return the executor "local" or "ray", with its workers started.
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -86,8 +86,12 @@ def check_place(folder: Path) -> None:
         If they can't.
     """
     nearest = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise RunError(f"{folder}: the run folder can't be written. Give a folder that you may write to.")
+    try:
+        Path(tempfile.mkdtemp(prefix=".paretopress-", dir=nearest)).rmdir()  # rights alone don't tell, e.g. of /proc
+    except OSError as error:
+        raise RunError(
+            f"{folder}: the run folder can't be written ({error.strerror}). Give a folder that you may write to."
+        ) from error
 
 
 def in_use(folder: Path) -> str:

@@ -32,8 +32,7 @@ def connect(resources: Resources) -> bool:
     address = resources.address or os.environ.get("RAY_ADDRESS")
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if address:
-        _check_reachable(address)
+    check_reachable(resources)
     try:
         if address:
             ray.init(address=address, **options)
@@ -81,8 +80,11 @@ def _in_no_cluster() -> Iterator[None]:
             os.environ[variable] = before
 
 
-def _check_reachable(address: str) -> None:
+def check_reachable(resources: Resources) -> None:
     """Raise RunError within seconds if nothing listens at host:port; Ray itself would try for minutes."""
+    address = resources.address or os.environ.get("RAY_ADDRESS") or ""
+    if ray.is_initialized():
+        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not port.isdigit():
         return  # "auto", or a name that Ray resolves

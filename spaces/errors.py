@@ -33,6 +33,10 @@ class SettingError(PressError, ValueError):
         self.setting, self.value, self.rule, self.advice = setting, value, rule, advice
         super().__init__(f"{setting} = {_brief(value)}: {rule}." + (f" {advice}" if advice else ""))
 
+    def within(self, where: str) -> SettingError:
+        """Return the same about a setting that stands in a file or a section, e.g. within "a.yaml: ray."."""
+        return type(self)(where + self.setting, self.value, self.rule, self.advice)
+
     def __reduce__(self) -> tuple[type[SettingError], tuple[object, ...]]:
         """Keep the four parts when the error crosses a process boundary."""
         return type(self), (self.setting, self.value, self.rule, self.advice)

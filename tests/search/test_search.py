@@ -327,6 +327,8 @@ class TestBadInput:
             run(task, space, tmp_path / "r")
         with pytest.raises(RunError, match="can't be written"):
             run(task, space, tmp_path / "r" / "below")
+        with pytest.raises(RunError, match="can't be written"):  # even with every right
+            run(task, space, Path("/proc/r"))
 
     def test_what_fails_before_the_first_trial_leaves_no_folder(self, task: Task, space: Space, tmp_path: Path) -> None:
         """A cluster that can't be reached, or a baseline that can't be measured, is told before anything is written."""
