@@ -67,6 +67,7 @@ def check(folder: Path, existing: Existing, recorded_here: bool = True) -> None:
                 f"{folder}: is not empty and holds no run (it has {', '.join(strange[:3])}). "
                 "Give an empty or new folder."
             )
+    check_place(folder)
     lock = FileLock(folder / LOCK)
     try:
         if (folder / LOCK).exists():
@@ -74,7 +75,6 @@ def check(folder: Path, existing: Existing, recorded_here: bool = True) -> None:
                 pass
     except Timeout:
         raise RunError(in_use(folder)) from None
-    check_place(folder)
 
 
 def check_place(folder: Path) -> None:
