@@ -1,6 +1,6 @@
 """Whether compressed models are small and fast where they are deployed, and whether that was foreseen.
 
-Three parts, on the ResNet-20 (the digits where its folder is absent) and on a small transformer encoder:
+Four parts, the first three on the ResNet-20 (the digits where its folder is absent) and on a small transformer encoder:
 
 forms
     The same model pruned, factorised, on integers, pruned and on integers, in mixed bits, and in 4 bits that are
@@ -13,6 +13,9 @@ predicted
     measured.
 found
     A search for accuracy, size and latency with short recovery training; accuracy on test images.
+linear
+    Two linear layers of 4 bits, of several widths: which the exporter lets compute with weights of 4 bits, because that
+    is faster on this machine, and how fast the files are.
 
 Bars
 ----
@@ -26,6 +29,8 @@ fast
 small
     A model of the front has an ONNX file of at most 0.12 of the original's, within 1 point of its accuracy, and is as
     fast as the original with all layers on integers, or faster (at batch 32, less 5 % for noise).
+as they are
+    Where linear layers compute with 4 bits as they are, the file is faster than the original's, at batch 1 and 32.
 
 Run: ``python benchmarks/deploy.py [--quick] [--parts forms,...] [--minutes N] [--data DIR] [--json FILE]``; exits 1
 when a bar is missed. ``--quick`` draws fewer recipes and leaves out the search. The full run searches ``--minutes``.
@@ -41,6 +46,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from encoder import encoder
 from resnet20 import DATA, resnet20
@@ -55,6 +61,7 @@ from paretopress.evaluators.latency import Latency
 from paretopress.evaluators.onnx_session import Session
 from paretopress.search import Resources, Space, Task, search
 from paretopress.search.deploy.export import compared
+from paretopress.search.deploy.four_bits import KIND
 from paretopress.search.examples.digits import task as digits
 from paretopress.search.latency_check import check_latency
 from paretopress.search.profile_store import ProfileStore
@@ -62,13 +69,14 @@ from paretopress.search.sensitivity import Profiler
 from paretopress.search.trial import Bench
 from paretopress.spaces.recipe import Recipe, Step
 
-PARTS = ("forms", "predicted", "found")
+PARTS = ("forms", "predicted", "found", "linear")
 BATCHES = (1, 32)
 SMALLER, ERROR, RANK = 1.10, 0.15, 0.9
 FAST, LOST = 2.5, 0.015
 SMALL, LOST_SMALL, NOISE = 0.12, 0.01, 0.95
 CODED = "4 bits, coded"
 SECONDS = 1.0
+WIDTHS = (64, 128, 256, 768)
 
 
 def networks(data: Path) -> dict[str, Task]:
@@ -247,6 +255,28 @@ def play_found(data: Path, minutes: float, console: Console) -> tuple[list[Bar],
     return bars, {"points": rows, "int8": 1 / reference, "trials": len(front.results)}
 
 
+def play_linear(console: Console) -> tuple[list[Bar], list[dict[str, Any]]]:
+    """Print how fast linear layers of 4 bits are; return the bar, if there is any to judge, and the rows."""
+    table, rows = Table("width", "as they are", "ONNX, share", "batch 1", "batch 32", title="linear layers, 4 bits"), []
+    for width in WIDTHS:
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(
+            torch.nn.Linear(width, 4 * width), torch.nn.ReLU(), torch.nn.Linear(4 * width, width)
+        )
+        task = Task(model, [(torch.randn(64, width), torch.zeros(64, dtype=torch.long))])
+        bench = Bench(task, Space.from_task(task).sites, (), ())
+        shared = {"bits": 4, "granularity": "group", "group": 32}
+        subject, _, _ = subject_of(bench, Recipe.of([Step.of(layer, "integer", **shared) for layer in ("0", "2")]))
+        kept = sum(node.op_type == KIND for node in onnx.load_from_string(subject.deployed()).graph.node)
+        share = len(subject.deployed()) / len(subject.deployed_baseline())
+        speeds = [1 / Latency(batch, SECONDS).measure(subject).value for batch in BATCHES]
+        rows.append({"width": width, "kept": kept, "share": share, "speeds": speeds})
+        table.add_row(f"{width:,}", f"{kept} of 2", f"{share:.3f}", *(f"{speed:.2f}x" for speed in speeds))
+    console.print(table)
+    judged = [speed for row in rows if row["kept"] for speed in row["speeds"]]
+    return [Bar("linear layers of 4 bits as they are", min(judged), least=1.0, over=judged)] if judged else [], rows
+
+
 def main() -> int:
     """Run, print, judge."""
     parser = arguments(__doc__, quick="fewer recipes, and no search")
@@ -270,6 +300,9 @@ def main() -> int:
         bars.append(Bar("error of predicted latency, median", statistics.median(errors), most=ERROR, form=".1%"))
     if "found" in parts and not options.quick:
         more, found["found"] = play_found(options.data, options.minutes, console)
+        bars += more
+    if "linear" in parts:
+        more, found["linear"] = play_linear(console)
         bars += more
     return conclude(bars, options, found)
 

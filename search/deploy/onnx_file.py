@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from ...compressors.encoding import Encoding
 from .skeleton import Exporter
+from .unpacking import IR_VERSION
 from .weights import Weight, pack_weights
 
-#: The oldest format that has all operators in use: INT8 kernels' QDQ, BitwiseAnd, dynamic batch.
-IR_VERSION = 10
 _DIGITS = ascii_letters + digits
 #: Attributes of convolutions and pools whose numbers are all this, if they aren't given.
 _USUAL = {"strides": 1, "dilations": 1, "pads": 0}
@@ -96,7 +95,7 @@ def _slim(model: ir.Model) -> bytes:
     version = next(entry.version for entry in proto.opset_import if not entry.domain)
     for node in proto.graph.node:
         node.ClearField("name")
-        given = [a for a in node.attribute if not _goes_without_saying(node.op_type, a, version)]
+        given = [a for a in node.attribute if node.domain or not _goes_without_saying(node.op_type, a, version)]
         del node.attribute[:]
         node.attribute.extend(given)
     onnx.checker.check_model(proto)

@@ -20,6 +20,8 @@ from ...compressors.packing import pack_bits
 
 Array = npt.NDArray[Any]
 
+#: The oldest format that has all operators in use: INT8 kernels' QDQ, BitwiseAnd, dynamic batch.
+IR_VERSION = 10
 #: Fields that bytes are cut into: numbers of 3, 5, 6 and 7 bits are stored as several of these.
 _FIELDS = (8, 4, 2, 1)
 #: Bytes that the nodes of the sparse layout take beside its numbers.
@@ -201,6 +203,13 @@ class Workbench:
         if factor is not None:
             flat = self.node("Mul", flat, self.constant(factor[:, None]))
         return self.shaped(flat, *shape)
+
+    def blocks(self, scale: npt.NDArray[np.float32], count: int) -> ir.Value:
+        """Return (channels, count) scales of blocks, of which there are as many, or one for each channel."""
+        short = self._short(scale)
+        if scale.shape[1] == count:
+            return short
+        return self.node("Expand", short, self.constant(np.array([len(scale), count])))
 
     def _short(self, values: npt.NDArray[np.float32]) -> ir.Value:
         """Return values as fp32, stored in fewer bits where these hold them exactly."""

@@ -12,6 +12,7 @@ import onnx_ir as ir
 import torch
 
 from ...compressors.encoding import Encoding, Portable
+from .four_bits import replaced
 from .unpacking import Workbench
 
 Array = npt.NDArray[Any]
@@ -166,6 +167,8 @@ def _replace(bench: Workbench, found: Found, portable: Portable) -> None:
             zeros = bench.constant(np.zeros(len(scale), dtype=np.int8))  # a Gemm without them is left in fp32
             new = bench.node("DequantizeLinear", codes, steps, zeros, axis=axis)
             _integer_bias(bench, use.node, scale, steps)
+        elif replaced(bench, use.node, use.idx, portable, found.transposed, found.factor):
+            continue
         else:
             new = bench.floats(portable, found.factor)
             if found.transposed:

@@ -8,18 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from ...evaluators.onnx_session import Session
 from ...evaluators.pairing import alone
-from .onnx_file import IR_VERSION
+from .one_node import one_node
 
 #: Widths that are timed, the height and width of the images, and the turns.
 WIDTHS, SIDE, TURNS = range(33, 65), 12, 15
 #: Multiples that kernels may like, and how much longer the next one up may take than a width that isn't one.
 MULTIPLES, AS_FAST = (32, 16, 8, 4, 2), 1.02
-_OPSET = 20
 
 
 @dataclass(frozen=True)
@@ -75,11 +73,7 @@ def multiple_of(seconds: dict[int, float]) -> int:
 def _convolution(width: int) -> Callable[[], Any]:
     """Return a run of a convolution."""
     rng = np.random.default_rng(width)
-    weight = numpy_helper.from_array(rng.standard_normal((width, width, 3, 3)).astype(np.float32), "w")
+    weight = rng.standard_normal((width, width, 3, 3)).astype(np.float32)
     shape = [1, width, SIDE, SIDE]
-    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1])
-    sides = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
-    graph = helper.make_graph([node], "g", sides[:1], sides[1:], [weight])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=IR_VERSION)
-    onnx.checker.check_model(model)
-    return Session(model.SerializeToString()).ready(rng.standard_normal(shape).astype(np.float32))
+    data = one_node(helper.make_node("Conv", ["x", "w"], ["y"], pads=[1, 1, 1, 1]), shape, shape, {"w": weight})
+    return Session(data).ready(rng.standard_normal(shape).astype(np.float32))
