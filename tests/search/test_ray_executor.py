@@ -185,16 +185,21 @@ def test_more_than_the_cluster_has_is_refused(task: Task, space: Space, tmp_path
 
 
 SCRIPT = """
+    import pathlib, shutil
     import torch
     from torch import nn
     from torch.utils.data import DataLoader, TensorDataset
     from helper_module import Double
+    from kit import Half
     from paretopress.search import Metric, Resources, Space, Task, search
+
+    pathlib.Path("helper_module.py").unlink()  # as on a machine that has none of it
+    shutil.rmtree("kit")
 
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), Double(), nn.Linear(16, 3))
+            self.net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), Double(), Half(), nn.Linear(16, 3))
         def forward(self, x):
             return self.net(x)
 
@@ -212,9 +217,18 @@ SCRIPT = """
 
 
 def test_a_model_and_metric_of_the_script_itself_work_on_workers(tmp_path: Path) -> None:
-    """Classes and functions of ``__main__`` and of a module beside the script travel to Ray's workers."""
+    """Classes and functions of ``__main__``, of a module beside the script and of a package with relative imports
+    travel to Ray's workers, which can't import them.
+    """
     (tmp_path / "helper_module.py").write_text(
         "from torch import nn\nclass Double(nn.Module):\n    def forward(self, x):\n        return 2 * x\n"
+    )
+    (tmp_path / "kit").mkdir()
+    (tmp_path / "kit" / "__init__.py").write_text("from .layers import Half\n")
+    (tmp_path / "kit" / "amounts.py").write_text("def half(x):\n    return x / 2\n")
+    (tmp_path / "kit" / "layers.py").write_text(
+        "from torch import nn\nfrom .amounts import half\n"
+        "class Half(nn.Module):\n    def forward(self, x):\n        return half(x)\n"
     )
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
     done = subprocess.run(
