@@ -127,7 +127,7 @@ def test_any_layer(
     can = group > 0 or any(inputs % block == 0 for block in (16, 32, 64, 128, 256))
     assert (kinds(data)["MatMulNBits"] == 1) == can
     error = np.abs(Session(data)(x) - x @ dense.T).max()
-    assert error <= 0.02 * np.abs(x).max() * np.abs(dense).sum(1).max()
+    assert error <= 0.02 * np.abs(x).max() * np.abs(dense).sum(1).max() + 1e-4  # zeros are subtracted in fp32
 
 
 def _replaced(portable: Portable, dense: npt.NDArray[np.float32], transposed: bool, factor: object) -> bytes:
