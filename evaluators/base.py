@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any, ClassVar, Literal
 
 from torch import nn
@@ -33,6 +34,11 @@ class Measurement:
         How many observations it rests on (examples, timings), 1 for an exact figure.
     detail
         Further JSON-able facts, e.g. the operators that were not counted.
+
+    Raises
+    ------
+    TypeError
+        For a field that holds something else; numbers of numpy and torch become plain ones.
     """
 
     value: float
@@ -40,6 +46,20 @@ class Measurement:
     interval: tuple[float, float] | None = None
     repeats: int = 1
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._make("value", float, "must be a number")
+        if self.interval is not None:
+            self._make("interval", _pair, "must be two numbers, or None")
+        self._make("repeats", index, "must be a whole number; leave it out for an exact figure")
+
+    def _make(self, name: str, kind: Callable[[Any], object], rule: str) -> None:
+        """Make a field a plain number, whose it may have been."""
+        given = getattr(self, name)
+        try:
+            object.__setattr__(self, name, kind(given))
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"Measurement({name}={given!r}): {rule}") from None
 
     @property
     def relative(self) -> bool:
@@ -68,6 +88,11 @@ class Measurement:
             int(data.get("repeats", 1)),
             dict(data.get("detail", {})),
         )
+
+
+def _pair(ends: Any) -> tuple[float, float]:
+    low, high = ends
+    return float(low), float(high)
 
 
 @dataclass(frozen=True)

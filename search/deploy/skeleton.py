@@ -38,13 +38,15 @@ _WIDTHS = {"in_channels", "out_channels", "in_features", "out_features", "num_fe
 BOUND = 64 << 20
 #: What decides what becomes of a structure, besides itself.
 _VERSIONS = [
-    torch.__version__, onnx.__version__, version("onnxscript"),
+    "2", torch.__version__, onnx.__version__, version("onnxscript"),
     *(hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in (exporting, folding)),
 ]  # fmt: skip
 #: Outputs that differ by less, as a share of the largest, are the same; rounded activations may fall to either side.
 _SAME, _ROUNDED = 1e-3, 0.15
 #: The step of rounded activations that are no larger than 10 or so.
 _STEP = 0.04
+#: Operators whose second input is a shape.
+_SHAPED = {"Reshape", "Expand", "Tile"}
 #: A constant of so many numbers that is no tensor of the model was computed from some.
 _COMPUTED = 16
 
@@ -59,29 +61,32 @@ class Source:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A graph without its values, and where they come from."""
+    """A graph without its values, and where they come from; ``widths`` are the only ones that it fits, "" for any."""
 
     graph: bytes
     sources: Mapping[str, Source]
+    widths: str = ""
 
     @classmethod
-    def of(cls, model: ir.Model, sources: Mapping[str, Source]) -> Skeleton:
-        """Return a graph's skeleton; its values are dropped."""
+    def of(cls, model: ir.Model, sources: Mapping[str, Source], widths: str) -> Skeleton:
+        """Return a graph's skeleton; its values are dropped. ``widths`` are those of the model that it was made of."""
+        loose = [_loosen(node) for node in model.graph if node.op_type in _SHAPED]
         for name in sources:
             model.graph.initializers[name].const_value = ir.tensor(np.zeros(0, np.float32), name=name)
-        return cls(ir.to_proto(model).SerializeToString(), sources)
+        return cls(ir.to_proto(model).SerializeToString(), sources, "" if all(loose) else widths)
 
     def to_bytes(self) -> bytes:
         """Return what `from_bytes` reads."""
         sources = {name: [source.name, source.transposed] for name, source in self.sources.items()}
-        return json.dumps(sources).encode() + b"\0" + self.graph
+        return json.dumps([sources, self.widths]).encode() + b"\0" + self.graph
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Skeleton:
         """Read a skeleton; raises ValueError or the like if it is damaged."""
-        sources, _, graph = data.partition(b"\0")
+        head, _, graph = data.partition(b"\0")
         onnx.load_from_string(graph)
-        return cls(graph, {str(n): Source(str(s), bool(t)) for n, (s, t) in json.loads(sources).items()})
+        sources, widths = json.loads(head)
+        return cls(graph, {str(n): Source(str(s), bool(t)) for n, (s, t) in sources.items()}, str(widths))
 
     def filled(self, tensors: Mapping[str, Array]) -> ir.Model:
         """Return the graph with the values of a model."""
@@ -129,11 +134,16 @@ class Exporter:
         if not isinstance(model, fx.GraphModule):
             return self._exported(model, example)
         flat = folded(model)
-        key = _key(flat, example)
-        if key not in self._known:
-            self._known[key] = self._recalled(key, flat, example)
-        skeleton = self._known[key]
+        key, widths = _key(flat, example), _widths(flat)
+        skeleton = self._kept(key, flat, example)
+        if skeleton is not None and skeleton.widths not in ("", widths):
+            skeleton = self._kept(hashlib.sha256((key + widths).encode()).hexdigest(), flat, example)
         return self._exported(flat, example) if skeleton is None else skeleton.filled(_tensors(plain(flat)))
+
+    def _kept(self, key: str, model: fx.GraphModule, example: Sequence[Tensor]) -> Skeleton | None:
+        if key not in self._known:
+            self._known[key] = self._recalled(key, model, example)
+        return self._known[key]
 
     def _exported(self, model: nn.Module, example: Sequence[Tensor]) -> ir.Model:
         self.runs += 1
@@ -174,7 +184,7 @@ class Exporter:
                 return None
         if {s.name for s in sources.values()} != {n for n, a in tensors.items() if a.size}:
             return None
-        found = Skeleton.of(graph, sources)
+        found = Skeleton.of(graph, sources, _widths(model))
         return found if _holds(found, model, example) else None
 
 
@@ -188,6 +198,31 @@ def _key(model: fx.GraphModule, example: Sequence[Tensor]) -> str:
     inputs = [[str(x.dtype), list(x.shape[1:])] for x in example]
     content = json.dumps([_VERSIONS, structure["nodes"], modules, inputs])
     return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _widths(model: nn.Module) -> str:
+    """Return the digest of the shapes of a model's tensors."""
+    return hashlib.sha256(json.dumps([list(x.shape) for x in model.state_dict().values()]).encode()).hexdigest()
+
+
+def _loosen(node: ir.Node) -> bool:
+    """Return whether a node gives a shape that depends on no width, after making it so where that is easy.
+
+    Flattening all but the batch is exported as a reshape to so many numbers.
+    """
+    source, target, given = node.inputs[0], node.inputs[1], node.outputs[0]
+    shape = target.const_value.numpy().tolist() if target is not None and target.const_value is not None else None
+    if shape is None or all(n <= 1 for n in shape):
+        return True
+    before, after = source.shape if source is not None else None, given.shape
+    if node.op_type != "Reshape" or len(shape) != 2 or not before or not after or str(before[0]) != str(after[0]):
+        return False
+    rest = ir.Value(name=f"{given.name}_flat", const_value=ir.tensor(np.array([0, -1], dtype=np.int64)))
+    assert node.graph is not None
+    node.graph.register_initializer(rest)
+    node.replace_input_with(1, rest)
+    node.attributes.pop("allowzero", None)  # 0 stands for the length that there is
+    return True
 
 
 def _tensors(model: nn.Module) -> dict[str, Array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -125,3 +126,34 @@ def test_structure_without_a_skeleton_is_remembered_as_one(tmp_path: Path, width
         found = torch.from_numpy(Session(to_onnx(model, {}, (x,), exporter))(x.numpy()))
         assert torch.allclose(found, model(x), rtol=1e-4, atol=1e-4)
     assert (first.runs, second.runs) == (2, 1)
+
+
+class Flat(nn.Module):
+    """Flattens what a convolution gives, or cuts it into rows of another length."""
+
+    def __init__(self, rows: int, channels: int = 8) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, channels, 3, padding=1), nn.Linear(channels * 16 // rows, 5)
+        self.rows = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.max_pool2d(torch.relu(self.conv(x)), 2)
+        x = x.flatten(1) if self.rows == 1 else x.reshape(x.shape[0], self.rows, -1)
+        out: Tensor = self.head(x)
+        return out
+
+
+@pytest.mark.parametrize(("rows", "runs"), [(1, 1), (2, 2)])
+def test_shapes_that_follow_from_widths_are_right(rows: int, runs: int) -> None:
+    """A pruned convolution before a flattening: the file takes the new length, from the same export; where a shape
+    can't be told without widths, the structure is exported for these widths once more.
+    """
+    exporter = Exporter(None, {})
+    for channels in (8, 2, 2, 8):
+        torch.manual_seed(channels)
+        model, x = fx.symbolic_trace(Flat(rows, channels).eval()), torch.randn(3, 1, 8, 8)
+        data = to_onnx(model, {}, (x[:1],), exporter)
+        with torch.no_grad():
+            expected = model(x).numpy()
+        np.testing.assert_allclose(Session(data)(x.numpy()), expected, rtol=1e-4, atol=1e-5)
+    assert exporter.runs == runs
