@@ -43,9 +43,9 @@ def connect(resources: Resources) -> bool:
         where = f"at {address!r} " if address else ""
         raise RunError(
             f"Ray {where}can't be reached: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. "
-            "Check the address, that the cluster runs the same Ray and Python, and that RAY_AUTH_MODE and RAY_AUTH_TOKEN "
-            f"are here what they were where it was started (RAY_AUTH_MODE is {mode} here; `ray start` turns tokens on "
-            "by itself)."
+            "Check the address, that the cluster runs the same Ray and Python, and that RAY_AUTH_MODE and "
+            f"RAY_AUTH_TOKEN are here what they were where it was started (RAY_AUTH_MODE is {mode} here; `ray start` "
+            "turns tokens on by itself)."
         ) from error
     return True
 

@@ -78,7 +78,7 @@ class Resources:
                 raise SettingError("custom", name, "is none of the cluster's own", "Use cpus, gpus or memory.")
         object.__setattr__(self, "memory", _bytes(self.memory))
         if self.minutes is not None and (not _is_number(self.minutes) or self.minutes <= 0):
-            raise SettingError("minutes", self.minutes, "of a trial: must be a number above 0")
+            raise SettingError("minutes", self.minutes, "must be the minutes of a trial, above 0")
 
     @property
     def memory_bytes(self) -> int | None:
@@ -97,13 +97,13 @@ def _bytes(value: Any) -> int | None:
         return _enough(int(value), value)
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?B)\s*", value) if isinstance(value, str) else None
     if found is None or not float(found[1]):
-        rule = "of a trial: must be bytes above 0, with a unit such as '4 GB' or as a number"
+        rule = "must be the bytes of a trial, above 0, with a unit such as '4 GB' or as a number"
         raise SettingError("memory", value, rule)
     return _enough(int(float(found[1]) * _UNITS[found[2]]), value)
 
 
 def _enough(found: int, value: Any) -> int:
     if found < _LEAST_MEMORY:
-        rule = f"of a trial: is {found:,} bytes, and every worker holds more than {_LEAST_MEMORY // 10**6} MB"
+        rule = f"is {found:,} bytes, and every worker holds more than {_LEAST_MEMORY // 10**6} MB"
         raise SettingError("memory", value, rule, "Write '4 GB'.")
     return found

@@ -67,7 +67,7 @@ def test_everything_that_can_be_set_is_read(tmp_path: Path) -> None:
         ("task: a:b\nseed: one", "must be a whole number"),
         ("task: a:b\nbudget: {trials: many}", "budget.trials = 'many'"),
         ("task: a:b\nray: {workers: 1.5}", "ray.workers"),
-        ("task: a:b\nray: {memory: 3 KB}", "run.yaml: ray.memory = '3 KB': of a trial: must be bytes above 0"),
+        ("task: a:b\nray: {memory: 3 KB}", "run.yaml: ray.memory = '3 KB': must be the bytes of a trial"),
         ("task: a:b\nray: {custom: {CPU: 1}}", "run.yaml: ray.custom = 'CPU': is none of the cluster's own"),
         ("task: a:b\nstorage: mysql://x", "run.yaml: storage = 'mysql://x': must be the address"),
         ("task: a:b\nmetrics: {lat: {runtime: x}}", "run.yaml: metrics.lat.runtime = 'x': is unknown"),
