@@ -174,7 +174,7 @@ def search(
         with clock("profile"), bench.threaded():
             chosen = make_sampler(plan, task, space, baseline, trials, watcher)
         engine = Engine(plan, space, trials, journal, store, handover, chosen, watcher)
-        watcher.searching(baseline)
+        watcher.searching(baseline, [r for r, _ in journal.results])
         with _interrupts(engine, watcher), clock("search"):
             why = engine.run(starting_recipes(space) if plan.sampler != "profile" else ())
         slots, best = trials.slots, engine.front()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from importlib.metadata import version
@@ -46,6 +47,9 @@ app = typer.Typer(
 #: Where there is no terminal, a log file takes tables at their full width.
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
 _err = Console(stderr=True, highlight=False)
+
+#: What Ray prints, at length, of workers and nodes that die: a run says itself what became of its trials.
+_RAYS = "^(A worker died or was killed|Raylet is terminated|The node with node id: .* has been marked dead)"
 
 Folder = Annotated[Path, typer.Argument(help="The run folder, e.g. runs/digits.")]
 
@@ -289,6 +293,7 @@ app.command()(deploy.doctor)
 
 def main(words: list[str] | None = None) -> None:
     """Run the command line; print a user's mistake without a traceback and exit with 2."""
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", _RAYS)
     try:
         app(words)
     except PressError as error:

@@ -282,12 +282,14 @@ class Engine:
         for end in lost:
             digest = end.job.recipe.digest
             trial = self._trials[digest]
-            trial.losses += 1
-            self.journal.lose([end.job], end.reason, blame=True)
-            if end.fate == "failed" or trial.alone or trial.losses >= MAX_LOSSES:
-                times = f" ({trial.losses} times)" if trial.losses > 1 else ""
-                failed.append(_failed(trial, f"{end.reason}{times}"))
-            elif end.fate == "alone":
+            blame = end.fate != "moved"
+            trial.losses += blame
+            self.journal.lose([end.job], end.reason, blame)
+            hopeless = trial.losses >= MAX_LOSSES or trial.starts >= MAX_STARTS
+            if end.fate == "failed" or hopeless or (trial.alone and blame):
+                times = trial.losses if blame else trial.starts
+                failed.append(_failed(trial, end.reason + (f" ({times} times)" if times > 1 else "")))
+            elif end.fate == "alone" or trial.alone:
                 trial.alone = True
                 self._alone.append(digest)
             else:

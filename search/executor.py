@@ -14,6 +14,8 @@ from .effects import Effect, Request, Survey
 from .fisher import Fisher
 from .trial import Bench, Finished, Job
 
+Fate = Literal["again", "moved", "alone", "failed"]
+
 
 @dataclass(frozen=True)
 class Lost:
@@ -26,13 +28,14 @@ class Lost:
     reason
         One line.
     fate
-        What becomes of the trial: it is run "again" (its worker was lost), run again "alone" (the machine had not the
-        memory for it beside others), or it has "failed" (it was killed for what it did).
+        What becomes of the trial: it is run "again" (its worker was lost), "moved" (so was its whole machine: it is run
+        again, and that isn't held against it), run again "alone" (the machine had not the memory for it beside others),
+        or it has "failed" (it was killed for what it did).
     """
 
     job: Job
     reason: str
-    fate: Literal["again", "alone", "failed"]
+    fate: Fate
 
 
 class Executor(Protocol):

@@ -56,6 +56,7 @@ class Progress:
         self._task = self._bar.add_task("starting", total=None)
         self._start = self._last = self._searching = time.monotonic()
         self._failed = self._stopped = 0
+        self._done: set[int] = set()
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -80,15 +81,17 @@ class Progress:
             self._last = now
             self._console.print(f"{now - self._start:6.0f} s  {100 * share:.0f} % of {text}", highlight=False)
 
-    def searching(self, baseline: Result) -> None:
-        """Note that trials start now; budgets of time count from here."""
+    def searching(self, baseline: Result, done: Sequence[Result]) -> None:
+        """Note that trials start now, and which are done already; budgets of time count from here."""
         self._baseline, self._searching = baseline, time.monotonic()
+        self._done = {result.number for result in done}
         self._bar.update(self._task, description="waiting for the first trial", total=None)
 
     def finished(self, result: Result, front: Sequence[Result], running: int) -> None:
         """Show one more finished trial. The front is counted as at the end: models that are compressed."""
         assert self._baseline is not None
         front = compressed(front)
+        self._done.add(result.number)
         self._failed += result.status == "failed"
         self._stopped += result.status == "stopped"
         now = time.monotonic()
@@ -97,11 +100,11 @@ class Progress:
         self._last = now
         total = self._budget.trials
         volume = scaled_hypervolume(front, self._objectives, self._baseline)
-        text = f"trial {result.number}" + (f" of {total}" if total else "") + f" · front {len(front)}"
+        text = f"{len(self._done)}" + (f" of {total}" if total else "") + f" trials done · front {len(front)}"
         text += f" · hypervolume {volume:.3f}" + (f" · {self._stopped} stopped early" if self._stopped else "")
         text += f" · {self._failed} failed" if self._failed else ""
         if self._live:
-            done: float = result.number
+            done: float = len(self._done)
             if total is None and self._budget.minutes is not None:
                 total, done = 100, 100 * (now - self._searching) / 60 / self._budget.minutes
             self._bar.update(self._task, description=text, total=total, completed=done)

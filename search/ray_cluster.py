@@ -99,7 +99,10 @@ def check_reachable(resources: Resources) -> None:
 
 
 def head_answers() -> bool:
-    """Whether the cluster's head takes connections; where it is gone, Ray ends this process within a minute."""
+    """Whether the cluster's head takes connections; where it is gone, Ray ends this process within a minute.
+
+    To be asked while connected: Ray would start a cluster to answer.
+    """
     with suppress(Exception):
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         with suppress(OSError):

@@ -172,9 +172,9 @@ class RayExecutor:
 
     def close(self) -> None:
         """Stop the workers, and Ray if it was started here."""
-        if self._pool is not None:
-            self._pool.close()
-        if self._started and not (self._pool is not None and self._pool.headless):
+        pool, self._pool, started, self._started = self._pool, None, self._started, False
+        if pool is not None:
+            pool.close()
+        if started and not (pool is not None and pool.headless):
             ray.shutdown()
-        self._started = False
         remove_folders(self._handover.driver)

@@ -6,16 +6,18 @@ call came to is said. Workers that take long to come, or don't come at all, hold
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
 import ray
 from ray import exceptions
 
 from ..spaces.errors import RunError
+from .executor import Fate
 from .ray_cluster import capacity, head_answers
 from .ray_worker import Pulse
 from .resources import Resources
@@ -37,7 +39,7 @@ class Failure:
     """What a call without a result came to; see `Lost`."""
 
     reason: str
-    fate: Literal["again", "alone", "failed"]
+    fate: Fate
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class _Call(Generic[Tag]):
     arguments: tuple[Any, ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Slot(Generic[Tag]):
     """An actor, and its call. ``since`` is when either began, ``alive`` and ``beat_at`` when it was heard of and when
     it had last got on; ``life`` ends when it dies.
@@ -88,6 +90,7 @@ class Pool(Generic[Tag]):
         self._queue: deque[_Call[Tag]] = deque()
         self._ended: list[tuple[Tag, Any]] = []
         self._broken = self._headless = 0
+        self._missed = -math.inf
         self._most = resources.workers
         self._looked = self._fitted = self._had = self._tried = time.monotonic()
         self._refit()
@@ -135,10 +138,8 @@ class Pool(Generic[Tag]):
         self._queue.clear()
         self._ended.clear()
         idle = [slot for slot in self._slots if slot.starting is None and slot.call is None]
-        for slot in self._slots if not self.headless else ():
-            if slot not in idle[:1]:
-                ray.kill(slot.actor)
-        self._slots = idle[:1]
+        for slot in [s for s in self._slots if s not in idle[:1]]:
+            self._remove(slot)
         if not self._slots and not self.headless:
             self._refit()
 
@@ -149,7 +150,9 @@ class Pool(Generic[Tag]):
 
     def close(self) -> None:
         """Stop all workers."""
-        if not self.headless:
+        if not head_answers():
+            self._headless += 1
+        else:
             for slot in self._slots:
                 ray.kill(slot.actor)
         self._slots.clear()
@@ -206,8 +209,7 @@ class Pool(Generic[Tag]):
                     f"Ray's workers can't take the task: {_line(error)}. They need the same packages as this process, "
                     "and data and model that can be pickled, and the same RAY_AUTH_MODE; --executor local needs none."
                 ) from error
-            ray.kill(slot.actor)
-            self._slots.remove(slot)  # another one is started when the cluster is looked at again
+            self._remove(slot)  # another one is started when the cluster is looked at again
         else:
             slot.starting, self._broken = None, 0
             slot.life = slot.actor.live.remote()
@@ -221,21 +223,34 @@ class Pool(Generic[Tag]):
         except exceptions.OutOfMemoryError:
             self._lose(slot, "its machine ran out of memory", "alone")
         except exceptions.RayError as error:
-            self._lose(slot, f"its worker died ({type(error).__name__})", "again")
+            if _lost_its_node(error):
+                self._lose(slot, "its node died, or can't be reached", "moved")
+            else:
+                self._lose(slot, f"its worker died ({type(error).__name__})", "again")
 
     def _end(self, slot: _Slot[Tag], result: Any) -> None:
         assert slot.call is not None
         self._ended.append((slot.call.tag, result))
         slot.call = slot.running = slot.asked = None
 
-    def _lose(self, slot: _Slot[Tag], reason: str, fate: Literal["again", "alone", "failed"]) -> None:
+    def _lose(self, slot: _Slot[Tag], reason: str, fate: Fate) -> None:
         """Give a worker up with what it was doing."""
         self._end(slot, Failure(reason, fate))
         self._renew(slot)
 
     def _renew(self, slot: _Slot[Tag]) -> None:
+        """Have another worker instead of one; none for now where the head is gone, which either would wait for."""
+        place = self._slots.index(slot)
+        if self._remove(slot):
+            self._slots.insert(place, self._new())
+
+    def _remove(self, slot: _Slot[Tag]) -> bool:
+        """Give a worker up; return whether the head is there to have others from."""
+        self._slots.remove(slot)
+        if not self._check_head():
+            return False
         ray.kill(slot.actor)
-        self._slots[self._slots.index(slot)] = self._new()
+        return True
 
     def _new(self) -> _Slot[Tag]:
         actor = self._make()
@@ -290,7 +305,11 @@ class Pool(Generic[Tag]):
         return None
 
     def _check_head(self) -> bool:
-        self._headless = 0 if head_answers() else self._headless + 1
+        """Whether the head answers; a miss counts once in a while only, so that it has time to come back."""
+        if head_answers():
+            self._headless, self._missed = 0, -math.inf
+        elif time.monotonic() - self._missed >= REFIT:
+            self._headless, self._missed = self._headless + 1, time.monotonic()
         if self._headless >= _HEADLESS:
             raise RunError(
                 "the head of the Ray cluster is gone: it takes no connections. What was recorded is kept; start the "
@@ -310,8 +329,7 @@ class Pool(Generic[Tag]):
             self._tried = now
         spare = sorted((s for s in self._slots if s.call is None), key=lambda s: s.starting is None)
         for slot in spare[: max(0, len(self._slots) - max(1, wanted))]:
-            ray.kill(slot.actor)
-            self._slots.remove(slot)
+            self._remove(slot)
 
 
 def _is_own(error: Exception) -> bool:
@@ -319,6 +337,11 @@ def _is_own(error: Exception) -> bool:
     if isinstance(error, exceptions.OutOfMemoryError):
         return False
     return isinstance(error, exceptions.RayTaskError) or "creation task" in str(error)
+
+
+def _lost_its_node(error: exceptions.RayError) -> bool:
+    """Whether a worker is gone because its machine is; Ray has no other sign of it than its words."""
+    return isinstance(error, exceptions.ActorUnavailableError) or "node has died" in str(error)
 
 
 def _line(error: BaseException) -> str:

@@ -1,7 +1,8 @@
 """What torch's exporter makes of a structure, to be filled with the weights of every model that has it.
 
 Exporting takes seconds, filling takes a fraction of one: each structure is exported once on a machine, whatever widths,
-bits and weights its models have.
+bits and weights its models have. Where the exporter made constants of widths, which can't be told from others, it would
+compute something else for other widths: it is tried with them first, and if need be they get one of their own.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ _WIDTHS = {"in_channels", "out_channels", "in_features", "out_features", "num_fe
 BOUND = 64 << 20
 #: What decides what becomes of a structure, besides itself.
 _VERSIONS = [
-    "2", torch.__version__, onnx.__version__, version("onnxscript"),
+    "3", torch.__version__, onnx.__version__, version("onnxscript"),
     *(hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in (exporting, folding)),
 ]  # fmt: skip
 #: Outputs that differ by less, as a share of the largest, are the same; rounded activations may fall to either side.
 _SAME, _ROUNDED = 1e-3, 0.15
 #: The step of rounded activations that are no larger than 10 or so.
 _STEP = 0.04
-#: Operators whose second input is a shape.
-_SHAPED = {"Reshape", "Expand", "Tile"}
+#: What is kept for widths that the structure's first skeleton does for.
+_FIRST = b"="
 #: A constant of so many numbers that is no tensor of the model was computed from some.
 _COMPUTED = 16
 
@@ -61,19 +62,20 @@ class Source:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """A graph without its values, and where they come from; ``widths`` are the only ones that it fits, "" for any."""
+    """A graph without its values, and where they come from; ``widths`` are those that it was made with."""
 
     graph: bytes
     sources: Mapping[str, Source]
-    widths: str = ""
+    widths: str
 
     @classmethod
     def of(cls, model: ir.Model, sources: Mapping[str, Source], widths: str) -> Skeleton:
-        """Return a graph's skeleton; its values are dropped. ``widths`` are those of the model that it was made of."""
-        loose = [_loosen(node) for node in model.graph if node.op_type in _SHAPED]
+        """Return a graph's skeleton; its values are dropped."""
+        for node in model.graph:
+            _loosen(node)
         for name in sources:
             model.graph.initializers[name].const_value = ir.tensor(np.zeros(0, np.float32), name=name)
-        return cls(ir.to_proto(model).SerializeToString(), sources, "" if all(loose) else widths)
+        return cls(ir.to_proto(model).SerializeToString(), sources, widths)
 
     def to_bytes(self) -> bytes:
         """Return what `from_bytes` reads."""
@@ -136,31 +138,40 @@ class Exporter:
         flat = folded(model)
         key, widths = _key(flat, example), _widths(flat)
         skeleton = self._kept(key, flat, example)
-        if skeleton is not None and skeleton.widths not in ("", widths):
-            skeleton = self._kept(hashlib.sha256((key + widths).encode()).hexdigest(), flat, example)
+        if skeleton is not None and skeleton.widths != widths:
+            own = hashlib.sha256((key + skeleton.widths + widths).encode()).hexdigest()
+            skeleton = self._kept(own, flat, example, skeleton)
         return self._exported(flat, example) if skeleton is None else skeleton.filled(_tensors(plain(flat)))
 
-    def _kept(self, key: str, model: fx.GraphModule, example: Sequence[Tensor]) -> Skeleton | None:
+    def _kept(
+        self, key: str, model: fx.GraphModule, example: Sequence[Tensor], first: Skeleton | None = None
+    ) -> Skeleton | None:
+        """Return the skeleton of a key; ``first`` is one of other widths, which may do for these too."""
         if key not in self._known:
-            self._known[key] = self._recalled(key, model, example)
+            self._known[key] = self._recalled(key, model, example, first)
         return self._known[key]
 
     def _exported(self, model: nn.Module, example: Sequence[Tensor]) -> ir.Model:
         self.runs += 1
         return exported(model, example)
 
-    def _recalled(self, key: str, model: fx.GraphModule, example: Sequence[Tensor]) -> Skeleton | None:
+    def _recalled(
+        self, key: str, model: fx.GraphModule, example: Sequence[Tensor], first: Skeleton | None
+    ) -> Skeleton | None:
         """Return the skeleton of a structure from disk, or export it and keep it there."""
         data = self._shelf.read(key) if self._shelf is not None else None
+        if data == _FIRST and first is not None:
+            return first
         if data is not None:
             try:
                 return Skeleton.from_bytes(data) if data else None
             except Exception:  # damaged
                 assert self._shelf is not None
                 self._shelf.discard(key)
-        found = self._skeleton(model, example)
+        does = first is not None and _holds(first, model, example)
+        found = first if does else self._skeleton(model, example)
         if self._shelf is not None:
-            self._shelf.write(key, found.to_bytes() if found is not None else b"")
+            self._shelf.write(key, _FIRST if does else found.to_bytes() if found is not None else b"")
         return found
 
     def _skeleton(self, model: fx.GraphModule, example: Sequence[Tensor]) -> Skeleton | None:
@@ -205,24 +216,20 @@ def _widths(model: nn.Module) -> str:
     return hashlib.sha256(json.dumps([list(x.shape) for x in model.state_dict().values()]).encode()).hexdigest()
 
 
-def _loosen(node: ir.Node) -> bool:
-    """Return whether a node gives a shape that depends on no width, after making it so where that is easy.
-
-    Flattening all but the batch is exported as a reshape to so many numbers.
-    """
+def _loosen(node: ir.Node) -> None:
+    """Let a reshape that flattens all but the batch, which the exporter writes with a number of columns, count them."""
+    if node.op_type != "Reshape":
+        return
     source, target, given = node.inputs[0], node.inputs[1], node.outputs[0]
-    shape = target.const_value.numpy().tolist() if target is not None and target.const_value is not None else None
-    if shape is None or all(n <= 1 for n in shape):
-        return True
+    shape = target.const_value.numpy().tolist() if target is not None and target.const_value is not None else ()
     before, after = source.shape if source is not None else None, given.shape
-    if node.op_type != "Reshape" or len(shape) != 2 or not before or not after or str(before[0]) != str(after[0]):
-        return False
+    if len(shape) != 2 or shape[1] <= 1 or not before or not after or str(before[0]) != str(after[0]):
+        return
     rest = ir.Value(name=f"{given.name}_flat", const_value=ir.tensor(np.array([0, -1], dtype=np.int64)))
     assert node.graph is not None
     node.graph.register_initializer(rest)
     node.replace_input_with(1, rest)
     node.attributes.pop("allowzero", None)  # 0 stands for the length that there is
-    return True
 
 
 def _tensors(model: nn.Module) -> dict[str, Array]:
@@ -248,7 +255,7 @@ def _randomise(model: nn.Module) -> None:
 
 @torch.no_grad()
 def _holds(skeleton: Skeleton, model: fx.GraphModule, example: Sequence[Tensor]) -> bool:
-    """Whether a skeleton computes what its structure does with other values than those that it was made with."""
+    """Whether a skeleton computes what a model of its structure does, with other values than it was made with."""
     probe = folded(model)
     generator = torch.Generator().manual_seed(1)
     for tensor in [*probe.parameters(), *probe.buffers()]:
@@ -260,12 +267,13 @@ def _holds(skeleton: Skeleton, model: fx.GraphModule, example: Sequence[Tensor])
     inputs = tuple(x.cpu() for x in example)
     expected = probe(*(x.clone() for x in inputs))
     filled: Any = ir.to_proto(skeleton.filled(_tensors(plain(probe))))
+    del filled.graph.value_info[:]  # they are those of the widths that it was made with
     try:
         found = torch.from_numpy(Session(filled.SerializeToString())(*(x.numpy() for x in inputs)))
     except Exception:  # what the runtime can't do is told of the model itself, not of its skeleton
         return False
     same = _ROUNDED if any(isinstance(m, RoundedActivation) for m in model.modules()) else _SAME
-    return bool((found - expected).abs().max() <= same * expected.abs().max())
+    return found.shape == expected.shape and bool((found - expected).abs().max() <= same * expected.abs().max())
 
 
 def _source(name: str, array: Array, tensors: Mapping[str, Array]) -> Source | None:

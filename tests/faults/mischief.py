@@ -296,3 +296,9 @@ def until(done: Callable[[], bool], seconds: float = 200) -> None:
     while not done():
         assert time.monotonic() < end, "it took too long"
         time.sleep(0.1)
+
+
+def began(mischief: Mischief) -> list[str]:
+    """Return the processes of the trials that have begun."""
+    file = mischief.folder / "began"
+    return [line.split()[2] for line in file.read_text().splitlines()] if file.exists() else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -102,19 +102,13 @@ class Fate:
         return (5.0, self.ends.pop(0)(job)) if self.ends else ok(job, front)
 
 
-def died(job: Job) -> Lost:
-    """Its worker was lost."""
-    return Lost(job, "its worker died", "again")
+def losing(reason: str, fate: Literal["again", "moved", "alone", "failed"]) -> Callable[[Job], Lost]:
+    """Return an end without a result."""
+    return lambda job: Lost(job, reason, fate)
 
 
-def starved(job: Job) -> Lost:
-    """Its machine had no memory left."""
-    return Lost(job, "its machine ran out of memory", "alone")
-
-
-def killed(job: Job) -> Lost:
-    """It was killed for what it did."""
-    return Lost(job, "it took 9 GB", "failed")
+died, moved = losing("its worker died", "again"), losing("its node died", "moved")
+starved, killed = losing("its machine ran out of memory", "alone"), losing("it took 9 GB", "failed")
 
 
 def complete(session: Session, trials: int) -> None:
@@ -150,6 +144,18 @@ def test_a_trial_that_always_kills_its_worker_fails(task: Task, space: Space, tm
     [failed] = [r for r in session.results if r.status == "failed"]
     assert failed.number == 5
     assert failed.error == f"its worker died ({MAX_LOSSES} times)"
+
+
+@pytest.mark.parametrize(("nodes", "status"), [(MAX_STARTS - 1, "ok"), (MAX_STARTS, "failed")])
+def test_a_node_that_dies_is_not_held_against_its_trial(
+    task: Task, space: Space, tmp_path: Path, nodes: int, status: str
+) -> None:
+    """Machines that are taken back at any time cost no trial; one that brings all of them down comes to an end."""
+    session = Session(task, space, tmp_path, Fate(5, *[moved] * nodes), budget=12)
+    session.run()
+    complete(session, 12)
+    [hit] = [r for r in session.results if r.number == 5]
+    assert (hit.status, hit.error) == (status, f"its node died ({MAX_STARTS} times)" if status == "failed" else "")
 
 
 def test_a_trial_that_was_killed_for_what_it_did_is_not_tried_again(task: Task, space: Space, tmp_path: Path) -> None:

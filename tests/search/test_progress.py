@@ -23,16 +23,18 @@ def result(number: int, status: Status) -> Result:
 def test_stopped_and_failed_trials_are_told_apart(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A log says how many trials were stopped early, which is good, and how many failed, which is not."""
+    """A log says how many trials were stopped early, which is good, and how many failed, which is not; how many are
+    done goes up only, in whatever order they end, and with an earlier session's.
+    """
     monkeypatch.setattr(progress, "_EVERY", 0.0)
     base = result(0, "ok")
     with Progress(Budget(trials=9), GOALS) as watcher:
-        watcher.searching(base)
+        watcher.searching(base, [base, result(1, "failed")])
         statuses: list[Status] = ["stopped", "stopped", "failed", "ok"]
-        for number, status in enumerate(statuses, 1):
+        for number, status in zip([4, 3, 2, 1], statuses):
             watcher.finished(result(number, status), [base], 0)
-    last = " ".join(capsys.readouterr().err.split()).rpartition("trial ")[2]
-    assert last.startswith("4 of 9")
+    last = " ".join(capsys.readouterr().err.split()).rpartition(" s ")[2]
+    assert "5 of 9 trials done" in last
     assert "2 stopped early" in last
     assert "1 failed" in last
 
@@ -44,7 +46,7 @@ def test_the_front_is_counted_as_in_the_table(
     monkeypatch.setattr(progress, "_EVERY", 0.0)
     base, other = result(0, "ok"), result(1, "ok")
     with Progress(Budget(trials=9), GOALS) as watcher:
-        watcher.searching(base)
+        watcher.searching(base, [base])
         watcher.finished(other, [base, other], 0)
         assert "front 1 " in capsys.readouterr().err
         watcher.finished(result(2, "failed"), [base], 0)
