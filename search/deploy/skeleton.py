@@ -221,7 +221,8 @@ def _loosen(node: ir.Node) -> None:
     if node.op_type != "Reshape":
         return
     source, target, given = node.inputs[0], node.inputs[1], node.outputs[0]
-    shape: list[int] = target.const_value.numpy().tolist() if target is not None and target.const_value is not None else ()
+    known = target.const_value if target is not None else None
+    shape: list[int] = known.numpy().tolist() if known is not None else []
     before, after = source.shape if source is not None else None, given.shape
     if len(shape) != 2 or shape[1] <= 1 or not before or not after or str(before[0]) != str(after[0]):
         return
