@@ -234,7 +234,7 @@ def _begin(plan: Plan, watcher: Progress) -> None:
     if plan.executor == "local":
         watcher.say("measuring the original model; trials run in this process, one at a time (executor: local)")
     else:
-        watcher.say(f"measuring the original model, then {starting_ray(plan.resources.address)}")
+        watcher.say(f"measuring the original model, then {starting_ray(plan.resources)}")
     watcher.say(cache_problem())
 
 

@@ -172,7 +172,7 @@ def _basis(name: str, point: Point, quality: str, split: str) -> str:
     """Return what a figure rests on."""
     found = point.final[name]
     if found.interval is None and found.repeats == 1:
-        return "counted, exact"
+        return "counted, exact" if kind_of(name, found.unit) in ("bytes", "count") else "one observation"
     # What isn't measured again at the end is the search's own measurement.
     kept = found is point.result.measurements.get(name)
     if name == quality:

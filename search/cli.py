@@ -195,8 +195,11 @@ def _run(
     chosen: settings.Config, folder: Path, file: Path, existing: Existing, dry_run: bool, retry: Retry = "unfinished"
 ) -> None:
     check(folder, existing, chosen.storage is None)  # before a task that may take a while to build
-    if not dry_run:
-        check_executor(chosen.executor, chosen.resources())
+    check_executor(chosen.executor, chosen.resources())
+    if chosen.storage is not None and dry_run:
+        from .database import check_database  # noqa: PLC0415 - Optuna and its databases take a second to import
+
+        check_database(chosen.storage)
     task = _task(chosen, folder, file)
     options: dict[str, Any] = {
         "objectives": chosen.objectives,

@@ -49,7 +49,9 @@ class Watcher(Protocol):
 
 @dataclass
 class _Trial:
-    """A trial without an end. ``alone`` says whether nothing may run beside it."""
+    """A trial without an end. ``alone`` says whether nothing may run beside it; ``since`` is when it was started last,
+    and ``seconds`` is how long attempts took that were lost.
+    """
 
     number: int
     seed: int
@@ -57,6 +59,8 @@ class _Trial:
     starts: int = 0
     losses: int = 0
     alone: bool = False
+    since: float = 0.0
+    seconds: float = 0.0
 
     @property
     def recipe(self) -> Recipe:
@@ -243,6 +247,7 @@ class Engine:
         for digest in digests:
             trial = self._trials[digest]
             trial.starts += 1
+            trial.since = self._clock()
             proposal = trial.proposals[0]
             race = Race(limits, self._gains, proposal.floors) if self.plan.racing else None
             driver = self.handover.driver
@@ -284,6 +289,7 @@ class Engine:
             trial = self._trials[digest]
             blame = end.fate != "moved"
             trial.losses += blame
+            trial.seconds += self._clock() - trial.since
             self.journal.lose([end.job], end.reason, blame)
             hopeless = trial.losses >= MAX_LOSSES or trial.starts >= MAX_STARTS
             if end.fate == "failed" or hopeless or (trial.alone and blame):
@@ -371,5 +377,5 @@ class Engine:
 
 def _failed(trial: _Trial, reason: str) -> Finished:
     proposal = trial.proposals[0]
-    result = Result(trial.number, trial.recipe, {}, "failed", reason[:500], 0.0, trial.seed, proposal.origin)
+    result = Result(trial.number, trial.recipe, {}, "failed", reason[:500], trial.seconds, trial.seed, proposal.origin)
     return Finished(result)

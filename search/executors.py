@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-
 from .executor import LocalExecutor, Workers
 from .handover import Handover
 from .resources import Resources
 from .trial import Bench
 
 
-def starting_ray(address: str | None) -> str:
+def starting_ray(resources: Resources) -> str:
     """Return what is said before Ray is started, which nothing is heard of for a while."""
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = resources.cluster
     what = f"connecting to Ray at {address}" if address else "starting Ray on this machine"
     return f"{what}, which takes a while (executor: ray)"
 

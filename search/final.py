@@ -121,6 +121,9 @@ def conclude(
     if points:
         fresh.rename(final)
     shutil.rmtree(old, ignore_errors=True)
+    for name, reason in made.failed.items():
+        if not any(name in point.final for point in (base, *points)):
+            notes.append(f"{name} could not be measured for any model: {reason}")
     moved = tuple(Point(p.id, p.result, p.final, final / str(p.id), p.flags) for p in points)
     return Conclusion(base, moved, made.split, tuple(notes))
 
@@ -133,8 +136,8 @@ class _CannotRepeatError(Exception):
 class _Points:
     """Writes and measures models.
 
-    ``lost`` counts the workers that metrics cost, and ``given_up`` holds those that aren't tried any more, with the
-    reason. ``split`` is what quality is measured on.
+    ``lost`` counts the workers that metrics cost, ``given_up`` holds those that aren't tried any more and ``failed``
+    those that could not be measured for some model, with the first reason. ``split`` is what quality is measured on.
     """
 
     bench: Bench
@@ -143,6 +146,7 @@ class _Points:
     columns: list[Evaluator]
     lost: Counter[str] = field(default_factory=Counter)
     given_up: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
     split: str = ""
 
     def __post_init__(self) -> None:
@@ -221,6 +225,7 @@ class _Points:
             if isinstance(found, Measurement):
                 figures[metric.name] = found
                 continue
+            self.failed.setdefault(metric.name, found.reason)
             warnings.append(f"{metric.name} could not be measured on {self._last}: {found.reason}")
             if metric is quality and result.recipe.is_baseline:
                 self.split, self.given_up[metric.name] = "validation", found.reason

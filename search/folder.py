@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -96,7 +98,11 @@ def check_place(folder: Path) -> None:
 
 def in_use(folder: Path) -> str:
     """Return the message for a folder that another process searches in."""
-    return f"{folder}: another process is running a search in this folder. Wait for it, or give another folder."
+    who = "another process"
+    with suppress(OSError, ValueError, KeyError, TypeError):  # it names itself a moment after it has the lock
+        owner = json.loads((folder / OWNER).read_text())
+        who = f"process {int(owner['process'])} on {owner['host']}"
+    return f"{folder}: {who} is running a search in this folder. Wait for it, or give another folder."
 
 
 def clear(folder: Path) -> None:

@@ -113,6 +113,8 @@ class Point:
 
         Raises
         ------
+        SettingError
+            If ``inputs`` is no tuple of tensors.
         ArtifactError
             If the model can't be loaded or exported.
         """

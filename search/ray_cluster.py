@@ -29,7 +29,7 @@ def connect(resources: Resources) -> bool:
     """
     if ray.is_initialized():
         return False
-    address = resources.address or os.environ.get("RAY_ADDRESS")
+    address = resources.cluster
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     check_reachable(resources)
@@ -83,7 +83,7 @@ def _in_no_cluster() -> Iterator[None]:
 
 def check_reachable(resources: Resources) -> None:
     """Raise RunError within seconds if nothing listens at host:port; Ray itself would try for minutes."""
-    address = resources.address or os.environ.get("RAY_ADDRESS") or ""
+    address = resources.cluster or ""
     if ray.is_initialized():
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")

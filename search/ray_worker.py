@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import socket
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,10 @@ from .trial import Bench, Finished, Job
 #: A trial may write files up to this share of what is free on the disk.
 _DISK_SHARE = 0.5
 _PREFIX = "paretopress-"
+#: A worker's folder: its session, and its process.
+_FOLDER = re.compile(_PREFIX + r"([0-9a-f]{8})-(\d+)-\w+")
+#: Folders of other sessions are left alone for so many seconds: in a container, live processes may look dead.
+_OLD = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +47,7 @@ class Pulse:
 
 def own_folder(driver: str) -> Path:
     """Return a folder for this process's temporary files, which it can't fill the disk with: files may get so large
-    only. Those of workers of the same session that died on this machine are removed.
+    only. Those of workers that died on this machine are removed.
     """
     remove_folders(driver)
     folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{driver}-{os.getpid()}-"))
@@ -52,14 +58,15 @@ def own_folder(driver: str) -> Path:
 
 
 def remove_folders(driver: str) -> None:
-    """Remove what dead workers of a session left on this machine."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}{driver}-*"):
-        pid = path.name.split("-")[2]
+    """Remove what dead workers of a session left on this machine, and what those of others left long ago."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        found = _FOLDER.fullmatch(path.name)
         try:
-            os.kill(int(pid), 0)
+            if found is not None and (found[1] == driver or time.time() - path.stat().st_mtime > _OLD):
+                os.kill(int(found[2]), 0)
         except ProcessLookupError:
             shutil.rmtree(path, ignore_errors=True)
-        except (OSError, ValueError):
+        except (OSError, OverflowError):
             continue
 
 

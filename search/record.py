@@ -57,7 +57,7 @@ def check_same(known: Mapping[str, Any], header: Mapping[str, Any], place: objec
     if not isinstance(schema, int) or schema > SCHEMA:
         raise RunError(
             f"{place}: its journal format is {schema!r}, and this version of paretopress reads up to {SCHEMA}. "
-            "Resume it with the version that wrote it, or start over in a new folder (or with --fresh)."
+            "Resume it with the version that wrote it, or search anew, in another folder or with --fresh."
         )
     for key, label in (
         ("task", "task (model, validation data or metric)"),
@@ -68,8 +68,8 @@ def check_same(known: Mapping[str, Any], header: Mapping[str, Any], place: objec
         if known.get(key) != header.get(key):
             raise RunError(
                 f"{place} is the journal of another run: its {label} is {known.get(key)!r}, this one's is "
-                f"{header.get(key)!r}. Resume with the settings it was started with, or start over in a new folder "
-                "(or with --fresh, which discards it)."
+                f"{header.get(key)!r}. Resume with the settings it was started with, or search anew, in another "
+                "folder or with --fresh, which discards it."
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -23,8 +24,8 @@ class Resources:
     Attributes
     ----------
     address
-        Of a running Ray cluster ("auto", "host:port"); None takes that of the environment's RAY_ADDRESS, or starts Ray
-        on this machine.
+        Of a running Ray cluster ("auto", "host:port"); "local" starts Ray on this machine; None takes the address of
+        the environment's RAY_ADDRESS, or starts Ray on this machine.
     workers
         Trials at a time; None fills the machine or cluster, as nodes come and go.
     cpus
@@ -59,9 +60,17 @@ class Resources:
     memory: int | str | None = None
     minutes: float | None = None
 
+    @property
+    def cluster(self) -> str | None:
+        """The address of the Ray cluster that is to be used, None for one on this machine."""
+        address = self.address or os.environ.get("RAY_ADDRESS")
+        return address if address and address != "local" else None
+
     def __post_init__(self) -> None:
         if self.address is not None and not (isinstance(self.address, str) and _ADDRESS.fullmatch(self.address)):
-            raise SettingError("address", self.address, "must be 'auto' or like 'host:6379'", "Ray prints its own.")
+            raise SettingError(
+                "address", self.address, "must be 'auto', 'local' or like 'host:6379'", "Ray prints its own."
+            )
         if self.workers is not None and (not isinstance(self.workers, int) or self.workers < 1):
             rule = "must be a whole number, at least 1"
             raise SettingError("workers", self.workers, rule, "Leave it out to use all cores.")

@@ -14,29 +14,27 @@ import os
 import socket
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import Connection, make_url, text
-from sqlalchemy.exc import NoSuchModuleError, OperationalError, SQLAlchemyError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
 
-from ..spaces.errors import RunError, SettingError
+from ..spaces.errors import RunError
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
+from .database import connected, reported
 from .storage_address import without_password
 
 #: Of a study's attribute that says what the run is of, and of the trials' attributes, with the number of the line.
 HEADER, LINE = "paretopress", "paretopress:{:09d}"
 _STATES = {"ok": TrialState.COMPLETE, "stopped": TrialState.PRUNED, "failed": TrialState.FAIL}
-#: A server that can't be reached is noticed within half a minute, by us and by itself.
-_CONNECT = {"connect_timeout": 10, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 4}
+#: A server that can't be reached notices within half a minute, too.
 _SERVER = "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4"
-_KEPT = "What was recorded is kept: resume when the database is there."
 #: Distinguishes our locks from those that others take in the same database.
 _CLASS = 0x7072_6573
 
@@ -73,35 +71,18 @@ class StudyRecord:
         self.place = f"{without_password(address)}, study {name!r}"
         self._name, self._space = name, space
         self._sites = {(d.site, o.technique): d for d in space.decisions for o in d.options}
-        self._storage = self._connected(address)
+        self._storage = connected(address, self.place)
         self._study: int | None = None
         self._open: dict[str, int] = {}  # digest of a recipe -> the study's trial that has no end
         self._next = 0
         self.header: dict[str, Any] | None = None
-        with self._reported("can't be used"):
+        with reported(self.place, "can't be used"):
             self._lock = self._locked()
             try:
                 self._find()
             except BaseException:
                 self._lock.close()
                 raise
-
-    def _connected(self, address: str) -> RDBStorage:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with self._reported(
-            "can't be used", "Check the address, that the database is there, and what its user may do."
-        ):
-            try:
-                url = make_url(address)
-                if url.drivername == "postgresql":
-                    url = url.set(drivername="postgresql+psycopg")
-                arguments = {"connect_args": _CONNECT, "pool_pre_ping": True}
-                return RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=arguments)
-            except (ImportError, NoSuchModuleError) as error:
-                raise SettingError(
-                    "storage", without_password(address), f"needs a driver that isn't installed ({error})",
-                    "Install it: pip install 'paretopress[postgresql]'.",
-                ) from error  # fmt: skip
 
     def _locked(self) -> Connection:
         """Return the connection that holds the study's lock."""
@@ -154,14 +135,14 @@ class StudyRecord:
         """What is recorded, in the order in which it was; see `Record.read`."""
         if self._study is None:
             return []
-        with self._reported("can't be read"):
+        with reported(self.place, "can't be read"):
             trials = self._storage.get_all_trials(self._study, deepcopy=False)
         return [line for _, line in sorted((x for t in trials for x in _lines(t)), key=lambda x: x[0])]
 
     def create(self, header: Mapping[str, Any]) -> None:
         """Begin the record of a new run."""
         directions = [StudyDirection[direction.upper()] for _, direction in header["objectives"]]
-        with self._reported("can't be written"):
+        with reported(self.place, "can't be written"):
             self._study = self._storage.create_new_study(directions, self._name)
             self._storage.set_study_user_attr(self._study, HEADER, dict(header))
             with warnings.catch_warnings():
@@ -173,7 +154,7 @@ class StudyRecord:
     def clear(self) -> None:
         """Discard the run, if there is one."""
         if self._study is not None:
-            with self._reported("can't be written"):
+            with reported(self.place, "can't be written"):
                 self._storage.delete_study(self._study)
         self._study, self.header, self._next = None, None, 0
         self._open.clear()
@@ -187,7 +168,7 @@ class StudyRecord:
             If the database is gone or another process has taken the study over. Some of several lines may have been
             recorded.
         """
-        with self._reported(f"{what} can't be recorded"):
+        with reported(self.place, f"{what} can't be recorded"):
             self._lock.execute(text("SELECT 1"))  # the lock is this connection's
             for line in lines:
                 self._append(line)
@@ -224,18 +205,6 @@ class StudyRecord:
             option = decision.option(step.technique)
             params |= {decision.dimension(option, name): value for name, value in step.params}
         return params, {name: CategoricalDistribution(self._space.dimensions[name].values) for name in params}
-
-    @contextmanager
-    def _reported(self, problem: str, advice: str = _KEPT) -> Iterator[None]:
-        """Turn what a database may say into an error of ours."""
-        try:
-            yield
-        except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
-            cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
-            reason = str(getattr(cause, "orig", cause) or cause).strip().splitlines()[0]
-            if isinstance(cause, OperationalError) and "password" in reason:
-                advice = "Give the password by PGPASSWORD, ~/.pgpass or --storage: it isn't kept in the run folder."
-            raise RunError(f"{self.place}: {problem} ({reason}). {advice}") from error
 
     def close(self) -> None:
         """Give the study up."""

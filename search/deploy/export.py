@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...evaluators.onnx_session import Session
-from ...spaces.errors import ArtifactError
+from ...spaces.errors import ArtifactError, SettingError
 from ..artifact import locate, opened
 from ..store import write_atomically
 from .onnx_file import to_onnx
@@ -95,12 +95,15 @@ def export(
 
     Raises
     ------
+    SettingError
+        If ``inputs`` isn't what the model takes.
     ArtifactError
         If the file can't be read, exported or loaded.
     """
     file, target = locate(source), Path(out)
     data = file.read_bytes()
     held = opened(data, model)
+    _check_inputs(inputs, held.example, held.model)
     example = inputs or held.example
     if not example:
         raise ArtifactError(f"{file} was written by an older version and doesn't say what inputs it takes: give them.")
@@ -123,6 +126,23 @@ def _drawn(example: Tensor, batch: int = 16) -> Tensor:
     if not example.is_floating_point():
         return torch.zeros(shape, dtype=example.dtype)
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(example.dtype)
+
+
+@torch.no_grad()
+def _check_inputs(inputs: tuple[Tensor, ...], example: tuple[Tensor, ...], model: nn.Module) -> None:
+    """Check that a model takes a user's inputs; ``example`` are those in its file, unless that is old."""
+    if not (isinstance(inputs, tuple) and all(isinstance(x, Tensor) for x in inputs)):
+        raise SettingError("inputs", type(inputs).__name__, "must be a tuple of tensors", "Write (x,) for one.")
+    try:
+        _ = model(*(x[:1] for x in inputs)) if inputs else None
+    except Exception as error:
+        known = f"; it was searched with {_kinds(example)}" if example else ""
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SettingError("inputs", _kinds(inputs), f"must be what the model takes{known}", f"({reason})") from error
+
+
+def _kinds(inputs: tuple[Tensor, ...]) -> str:
+    return " and ".join(f"{str(x.dtype)[6:]} ({', '.join(['batch', *map(str, x.shape[1:])])})" for x in inputs)
 
 
 @torch.no_grad()

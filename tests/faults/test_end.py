@@ -66,6 +66,8 @@ def test_metrics_that_hang_leak_or_kill_cost_their_own_figures(nodes: Nodes, tmp
         assert point.final["accuracy"].interval is not None
         assert "fine" in point.final
         assert not {"hangs", "leaks", "dies"} & point.final.keys()
+    for lost in ("hangs", "leaks", "dies"):
+        assert any(note.startswith(f"{lost} could not be measured for any model: it") for note in front.notes)
     said = " ".join(front.baseline.flags)
     assert "hangs could not be measured on test: it ran for more than 0.1 min" in said
     assert "leaks could not be measured on test: it took" in said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -30,7 +31,7 @@ def test_a_second_driver_is_refused_at_once(driver: Drivers, tmp_path: Path) -> 
     before = (tmp_path / "run" / "journal.jsonl").read_bytes()
     told, _ = driver(recipes).communicate(timeout=150)
     assert "refused:" in told
-    assert "is running a search in this folder" in told
+    assert f"process {first.pid} on {socket.gethostname()} is running a search in this folder" in told
     assert (tmp_path / "run" / "journal.jsonl").read_bytes() == before
     (tmp_path / "go").touch()
     told, _ = first.communicate(timeout=150)

@@ -129,6 +129,8 @@ def test_racing_and_evaluations_can_be_overridden(tmp_path: Path) -> None:
         ("constraints: ['acuracy drop <= 2%']", "Did you mean 'accuracy'"),
         ("sampler: tpee", "Did you mean 'tpe'"),
         ("seed: -1", "2**32"),
+        ("storage: postgresql://nobody@127.0.0.1:9/none", "Check the address, that the database is there"),
+        ("executor: ray\nray: {address: '127.0.0.1:9'}", "nothing answers there"),
     ],
 )
 def test_a_dry_run_finds_what_a_run_would(

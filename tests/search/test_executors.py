@@ -20,10 +20,11 @@ from paretopress.spaces.task import Task
 def test_what_is_said_of_ray_names_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that is named in the environment, too: who waits should know for what."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert "on this machine" in starting_ray(None)
+    assert "on this machine" in starting_ray(Resources())
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    assert "Ray at head:6379" in starting_ray(None)
-    assert "Ray at other:1" in starting_ray("other:1")
+    assert "Ray at head:6379" in starting_ray(Resources())
+    assert "Ray at other:1" in starting_ray(Resources(address="other:1"))
+    assert "on this machine" in starting_ray(Resources(address="local"))
 
 
 def test_local_trials_need_no_ray(task: Task, space: Space, tmp_path: Path) -> None:

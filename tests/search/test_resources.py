@@ -38,9 +38,9 @@ def test_memory_has_a_unit_or_is_bytes(memory: Any, number: int | None) -> None:
         ("memory", "4 MB", "is 4,000,000 bytes"),
         ("minutes", 0, "above 0"),
         ("minutes", float("nan"), "above 0"),
-        ("address", 6379, "must be 'auto' or like 'host:6379'"),
-        ("address", "", "must be 'auto'"),
-        ("address", "nonsense", "must be 'auto'"),
+        ("address", 6379, "must be 'auto', 'local' or like 'host:6379'"),
+        ("address", "", "must be 'auto', 'local'"),
+        ("address", "nonsense", "must be 'auto', 'local'"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_rule(name: str, value: Any, rule: str) -> None:

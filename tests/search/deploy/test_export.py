@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from paretopress.search import Front, Space, Task, load, search
 from paretopress.search.artifact import opened
 from paretopress.search.cli import main
 from paretopress.search.deploy.export import export
-from paretopress.spaces.errors import ArtifactError
+from paretopress.spaces.errors import ArtifactError, SettingError
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,24 @@ def test_program_of_torch_computes_the_same(front: Front, task: Task, tmp_path: 
     command = [sys.executable, "-c", code, str(tmp_path / "m.pt2")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "torch.Size([3, 10])"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (torch.zeros(2, 1, 8, 8), "inputs = 'Tensor': must be a tuple of tensors. Write (x,) for one."),
+        ((torch.zeros(2, 3, 8, 8),), "it was searched with float32 (batch, 1, 8, 8)"),
+        ((torch.zeros(2, 1, 8, 8),) * 2, "inputs = 'float32 (batch, 1, 8, 8) and float32 (batch, 1, 8, 8)': must be"),
+    ],
+)
+def test_inputs_that_the_model_does_not_take_are_refused(
+    front: Front, tmp_path: Path, inputs: Any, expected: str
+) -> None:
+    """The message names what was given and what the model was searched with; nothing is written."""
+    with pytest.raises(SettingError) as refused:
+        front[0].export(tmp_path / "m.onnx", inputs=inputs)
+    assert expected in str(refused.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_saved_model_says_how_it_is_stored(front: Front) -> None:
