@@ -114,7 +114,7 @@ def measure(
     if not profiler.missing:  # nothing that is worth starting workers for
         executor = "local"
     if executor == "ray":
-        console.print(starting_ray(resources.address), soft_wrap=True)
+        console.print(starting_ray(resources), soft_wrap=True)
     workers = start_executor(executor, bench, resources, Handover(Path(tempfile.gettempdir())))
     try:
         if profiler.missing:
