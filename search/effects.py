@@ -40,9 +40,11 @@ from .footprint import module_bytes, shares_left
 from .layers import ModuleForm
 
 #: Changes when what is measured changes, so that effects on disk are measured anew.
-VERSION = 7
+VERSION = 8
 #: See `Effect.work`.
-ON_INTEGERS = " on integers"
+ON_INTEGERS, ON_FOUR_BITS = " on integers", " on 4 bits"
+#: Weights from which on a runtime may compute with 4 bits as they are; with fewer it is never faster.
+LARGE = 1 << 16
 #: Large changes do more damage than their second-order term says: exp(3 x relative change) times as much, by a fit to
 #: 180 changes of a ResNet-20's layers by rounding, zeroing and factors, whose outputs were compared. Re-estimated
 #: batch norm gives some of that back.
@@ -86,7 +88,7 @@ class Effect:
     work
         A digest of what the changed modules compute, weights apart: settings that have the same one take the same
         time. "" where it is what the original computes, as with masks and number formats. It ends with `ON_INTEGERS`
-        where a deployed layer runs on integer kernels.
+        where a deployed layer runs on integer kernels, and with `ON_FOUR_BITS` where it may compute with such weights.
     """
 
     damage: float = 0.0
@@ -218,7 +220,7 @@ class Survey:
     def _of_layer(self, entry: Compressor, site: Site, setting: Setting, fisher: Fisher) -> Effect:
         draft = self._alone(entry, site, setting)
         work = self._work(setting, *((self.task.model.get_submodule(m), draft.module(m)) for m in site.members))
-        work += ON_INTEGERS if draft.integer else ""
+        work += ON_INTEGERS if draft.integer else ON_FOUR_BITS if self._on_four_bits(draft, site) else ""
         macs = self._macs(draft, site) if entry.stage is Stage.OPERATOR else 1.0
         bits = self._bits(draft, site)
         dense = dense_weights(draft, site, self.task.model)
@@ -263,6 +265,11 @@ class Survey:
         """Let the coder have its say, as for a file."""
         if self.coder is not None:
             apply_step(compressor(self.coder.technique), draft, self.coder, self._context)
+
+    @staticmethod
+    def _on_four_bits(draft: Draft, site: Site) -> bool:
+        weights = {n: draft.model.get_parameter(n) for n in draft.weights(site)} if site.kind == "linear" else {}
+        return any(draft.encoding(n).codec.bits == 4 and w.numel() >= LARGE for n, w in weights.items())
 
     @staticmethod
     def _bits(draft: Draft, site: Site) -> float:

@@ -22,6 +22,7 @@ from ...compressors.packing import pack_bits
 from ...compressors.shelf import Shelf
 from ...evaluators.onnx_session import Session
 from ...evaluators.pairing import Program, clock_of, paired
+from ..effects import LARGE
 from ..stopwatch import machine
 from .one_node import one_node
 from .unpacking import Workbench
@@ -33,8 +34,6 @@ _BLOCKS = (256, 128, 64, 32, 16)
 _ROUNDED = 4
 #: How much faster it must be, at one example and at so many; seconds of each timing, and bytes that a machine keeps.
 _FASTER, _EXAMPLES, _SECONDS, _BOUND = 1.15, (1, 32), 0.2, 1 << 20
-#: Smaller layers are never faster, and aren't timed.
-_LEAST = 1 << 16
 
 
 def replaced(bench: Workbench, node: ir.Node, place: int, portable: Portable, transposed: bool, factor: Any) -> bool:
@@ -52,7 +51,7 @@ def replaced(bench: Workbench, node: ir.Node, place: int, portable: Portable, tr
         Whether the node reads it as (inputs, outputs).
     """
     block = block_of(portable)
-    if block is None or portable.codes.size < _LEAST or not _is_product(node, place, transposed):
+    if block is None or portable.codes.size < LARGE or not _is_product(node, place, transposed):
         return False
     outputs, inputs = portable.codes.shape
     if not is_faster(_rows(node.inputs[0]), inputs, outputs, block):

@@ -10,7 +10,7 @@ from ...spaces.choices import Choices, Setting
 from ...spaces.errors import PressError
 from ...spaces.recipe import Recipe
 from ...spaces.site import Site
-from ..effects import ON_INTEGERS, Effect
+from ..effects import ON_FOUR_BITS, ON_INTEGERS, Effect
 from ..latency_table import Border, LatencyTable
 from .node_times import Marked, Times
 
@@ -129,7 +129,8 @@ def _others(choices: Choices, effects: Sequence[Sequence[Effect]], left: Left) -
         for setting, effect in zip(settings, own):
             key = LatencyTable.key(decision.site, effect)
             removes = any(share[1] == 0.0 for share in effect.shares.values())
-            if effect.work and not effect.work.endswith(ON_INTEGERS) and not removes and key in left:
+            numbers = effect.work.endswith((ON_INTEGERS, ON_FOUR_BITS))
+            if effect.work and not numbers and not removes and key in left:
                 known.setdefault(setting.technique, {}).setdefault(decision.site, []).append((setting, key))
     return [
         {site: found[int(place * (len(found) - 1) + 0.5)] for site, found in sites.items()}

@@ -189,3 +189,21 @@ def test_the_tables_error_is_that_of_deployed_files(
     costs = CostModel(checked)
     assert costs.metrics[-1] == "latency"
     assert source.is_checked(profile.choices)
+
+
+def test_large_linear_layers_of_4_bits_are_timed(tmp_path: Path) -> None:
+    """The runtime computes with their weights as they are where that is faster; other bits are unfolded, and small
+    layers too, so that there is nothing to time.
+    """
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 1024), nn.ReLU(), nn.Linear(1024, 1024), nn.ReLU(), nn.Linear(1024, 10))
+    task = Task(model.eval(), [(torch.randn(16, 64), torch.arange(16) % 10)])
+    bits = {"bits": [8, 4], "granularity": "channel"}
+    space = Space.from_task(task, {"integer": {**bits, "layers": ["2", "4"]}})
+    profiler = Profiler(task, space, ProfileStore(task, None))
+    found = profiler.measure(100_000)
+    [key] = keys(found, "integer")
+    assert key.startswith("2/")
+    table = DeployedLatency(profiler.survey, Latency(), tmp_path).table(found.choices, found.effects)
+    assert table.left[key]["2"] < 0.7
+    assert "4" not in table.left[key]
