@@ -268,7 +268,7 @@ def play_found(data: Path, minutes: float, console: Console) -> tuple[list[Bar],
     bars = [
         Bar("speed-up within 1.5 points", max(good, default=float("nan")), least=FAST),
         Bar("share of the original's file within 1 point, at int8 speed", min(small, default=float("nan")), most=SMALL),
-        Bar("points that a fresh process finds not to be what the run says", again.returncode, most=0),
+        Bar("exit status of paretopress verify, in a fresh process", again.returncode, most=0),
     ]
     return bars, {"points": rows, "int8": 1 / reference, "trials": len(front.results)}
 

@@ -27,6 +27,8 @@ CONTENDED = 1.25
 #: A figure that is still noisy when its time is used up gets this many times as much.
 PATIENCE = 3
 RESAMPLES = 1000
+#: Where all processes of this machine find each other; a worker sets another folder for its own temporary files later.
+_SHARED = Path(tempfile.gettempdir())
 
 Clock = Callable[[], float]
 
@@ -59,7 +61,7 @@ def alone(threads: int = 1) -> Iterator[None]:
     """One measuring process of this user at a time on the machine, so many threads, no garbage collection."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     before, collecting = torch.get_num_threads(), gc.isenabled()
-    with FileLock(Path(tempfile.gettempdir()) / f"paretopress-latency-{user}.lock"):
+    with FileLock(_SHARED / f"paretopress-latency-{user}.lock"):
         gc.disable()
         torch.set_num_threads(threads)
         try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from pathlib import Path
 
@@ -34,3 +36,36 @@ def test_folders_of_dead_workers_go(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     remove_folders(ours)
     left = {kind for kind, name in names.items() if (tmp_path / name).exists()}
     assert left == {"alive", "other", "old, alive", "strange"}
+
+
+def test_workers_measure_one_at_a_time(tmp_path: Path) -> None:
+    """They wait for each other's timings: the lock is the machine's, not among a worker's own temporary files."""
+    code = """
+        import sys
+        from paretopress.search.ray_worker import own_folder
+        from paretopress.evaluators.pairing import alone
+        own_folder("0123abcd")
+        print("ready", flush=True)
+        with alone():
+            print("measures", flush=True)
+            sys.stdin.read()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+
+    def worker(said: bytes) -> subprocess.Popen[bytes]:
+        """Start one, and wait until it has said so much; what follows is not read yet."""
+        started = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env=environment)
+        assert started.stdout is not None
+        while said:
+            assert started.stdout.read(1) == said[:1]
+            said = said[1:]
+        return started
+
+    first = worker(b"ready\nmeasures\n")
+    second = worker(b"ready\n")
+    assert second.stdout is not None
+    assert not select.select([second.stdout], [], [], 1.0)[0]
+    first.communicate(timeout=60)
+    assert second.stdout.read(9) == b"measures\n"
+    second.communicate(timeout=60)
