@@ -7,7 +7,7 @@ import math
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from ..spaces.errors import SettingError
 from .pairing import FEWEST, Pairing
 
 #: ``measure(candidate, baseline, batch, threads)`` times two ONNX files in turns, and returns the seconds of the passes
-#: of each, those of a pair beside each other.
-Measure = Callable[[Path, Path, int, int], tuple[Sequence[float], Sequence[float]]]
+#: of each, those of a pair beside each other: two lists, or what a command prints (see `Command`), as a dict.
+Seconds = tuple[Sequence[float], Sequence[float]] | Mapping[str, Sequence[float]]
+Measure = Callable[[Path, Path, int, int], Seconds]
+_NAMES = ("seconds", "baseline_seconds")
 #: Seconds that a command may take.
 PATIENCE = 600.0
 #: Where the command finds what to do.
@@ -70,11 +72,16 @@ class Command:
         if done.returncode:
             raise RuntimeError(f"{words[0]} ended with {done.returncode}: {told}")
         try:
-            found = json.loads(done.stdout.strip().splitlines()[-1])
-            return [float(x) for x in found["seconds"]], [float(x) for x in found["baseline_seconds"]]
+            return _both(json.loads(done.stdout.strip().splitlines()[-1]))
         except (IndexError, KeyError, TypeError, ValueError):
             form = '{"seconds": [...], "baseline_seconds": [...]}'
             raise RuntimeError(f"the last line that {words[0]} printed must be {form}, not: {told}") from None
+
+
+def _both(found: Any) -> tuple[list[float], list[float]]:
+    """Return the seconds of the model and those of the original, in whatever form they were given."""
+    mine, theirs = (found[name] for name in _NAMES) if isinstance(found, Mapping) else found
+    return [float(x) for x in mine], [float(x) for x in theirs]
 
 
 def _filled(word: str, values: dict[str, str]) -> str:
@@ -89,14 +96,21 @@ def timed_by(measure: Measure, model: bytes, baseline: bytes, batch: int, thread
     Raises
     ------
     RuntimeError
-        If the times are no positive numbers, differ in number, or are fewer than 6 pairs.
+        If the function can't be called or returns something else, or the times are no positive numbers, differ in
+        number, or are fewer than 6 pairs.
     """
     with tempfile.TemporaryDirectory(prefix="paretopress-") as folder:
         files = Path(folder) / "model.onnx", Path(folder) / "baseline.onnx"
         for file, data in zip(files, (model, baseline)):
             file.write_bytes(data)
-        found: tuple[Any, Any] = measure(*files, batch, threads)
-    mine, theirs = ([float(x) for x in seconds] for seconds in found)
+        found: Any = measure(*files, batch, threads)
+    try:
+        mine, theirs = _both(found)
+    except (KeyError, TypeError, ValueError):
+        raise RuntimeError(
+            "the device's function must return two lists of seconds, those of the model and those of the original, or "
+            f"them as {{'seconds': [...], 'baseline_seconds': [...]}}, not {str(found)[:100]}"
+        ) from None
     if len(mine) != len(theirs) or len(mine) < FEWEST:
         raise RuntimeError(f"the device gave {len(mine)} and {len(theirs)} times: both must be the same, {FEWEST} up")
     if not all(math.isfinite(x) and x > 0 for x in (*mine, *theirs)):

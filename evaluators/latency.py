@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from typing import Any, ClassVar
 
@@ -34,7 +35,8 @@ class Latency(Evaluator):
         That may compute.
     device
         What times the two files elsewhere instead, such as on a phone: a command line (see `Command`), or in Python a
-        function of a module (see `Measure`).
+        function of a module, ``device(model, baseline, batch, threads)``: it is given the paths of two ONNX files and
+        returns the seconds of passes of each, as two lists or as ``{"seconds": [...], "baseline_seconds": [...]}``.
     name
         In objectives, constraints and tables; by default "latency", with another batch than 1 ``latency_batch<n>``.
 
@@ -69,6 +71,8 @@ class Latency(Evaluator):
             raise SettingError("name", name, "must be letters, digits and _, a letter first")
         if not (device is None or isinstance(device, str) or callable(device)):
             raise SettingError("device", device, "must be a command line or a function")
+        if callable(device) and not _takes_four(device):
+            raise SettingError("device", device, "must be a function of (model, baseline, batch, threads)")
         self.batch, self.seconds, self.threads = batch, seconds, threads
         self.runtime = runtime
         self._measure: Measure | None = Command(device) if isinstance(device, str) else device
@@ -132,6 +136,16 @@ class Latency(Evaluator):
         # What takes long, exporting and loading, keeps nobody else from measuring.
         with self._where.programs(subject, self.batch, self.threads) as (mine, other), alone(self.threads):
             return paired(mine, other, self.seconds)
+
+
+def _takes_four(function: Measure) -> bool:
+    try:
+        inspect.signature(function).bind(*range(4))
+    except TypeError:
+        return False
+    except ValueError:  # a function of C doesn't tell
+        return True
+    return True
 
 
 register(Latency())

@@ -38,6 +38,8 @@ class Session:
 
     Attributes
     ----------
+    source
+        The path, or what stands for it in messages.
     load_seconds
         How long loading took, unpacking the weights included.
 
@@ -55,14 +57,14 @@ class Session:
         options.log_severity_level = 3
         # Threads that wait for work by spinning would count as processor time.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        source = model if isinstance(model, bytes) else os.fspath(model)
+        self.source = "the file" if isinstance(model, bytes) else os.fspath(model)
+        source = model if isinstance(model, bytes) else self.source
         begun = time.perf_counter()
         try:
             self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            name = "the file" if isinstance(model, bytes) else str(model)
             reason = str(error).strip().splitlines()[0][:300]
-            raise ArtifactError(f"{name}: ONNX Runtime can't load it: {reason}") from error
+            raise ArtifactError(f"{self.source}: ONNX Runtime can't load it: {reason}") from error
         self.load_seconds = time.perf_counter() - begun
         self.names = [i.name for i in self._session.get_inputs()]
 
@@ -89,10 +91,13 @@ class Session:
         Raises
         ------
         ArtifactError
-            If a dimension besides the batch isn't fixed.
+            If a dimension besides the batch isn't fixed, or the batch is, to another number.
         """
         rng, found = np.random.default_rng(0), []
         for own in self._session.get_inputs():
+            fixed = own.shape[0] if own.shape else None
+            if isinstance(fixed, int) and fixed != batch:
+                raise ArtifactError(f"{self.source} takes batches of {fixed} only, not of {batch}.")
             kind = own.type.removeprefix("tensor(").removesuffix(")")
             if not all(isinstance(d, int) for d in own.shape[1:]):
                 raise ArtifactError(f"the input {own.name} has the shape {own.shape}: only the batch may be open.")

@@ -159,7 +159,7 @@ def search(
             return done
         _begin(plan, watcher)
         with clock("baseline"):
-            _check_deployed(bench)
+            _check_timed(bench, plan)
             first = _baseline(bench, journal, seed)
         with clock("start workers"):
             trials = start_executor(plan.executor, bench, plan.resources, handover)
@@ -249,8 +249,10 @@ def _check_measured(journal: Book | None, plan: Plan) -> None:
                 )  # fmt: skip
 
 
-def _check_deployed(bench: Bench) -> None:
-    """Refuse to time the deployed file of a model that can't be deployed."""
+def _check_timed(bench: Bench, plan: Plan) -> None:
+    """Refuse to time the deployed file of a model that can't be deployed, and a device that can't be asked: it is found
+    now, not after hours of trials. What workers of a cluster could ask isn't known here.
+    """
     timed = next((m for m in bench.metrics if isinstance(m, Latency) and m.deployed), None)
     if timed is not None:
         try:
@@ -262,6 +264,13 @@ def _check_deployed(bench: Bench) -> None:
                 "See: paretopress doctor. Or time the model in torch: metrics=[Latency(runtime='torch')], in a YAML "
                 "file metrics: {latency: {runtime: torch}}.",
             ) from error  # fmt: skip
+    asked = [m for m in (*plan.metrics, *plan.columns) if isinstance(m, Latency) and not m.here]
+    for metric in asked if plan.resources.cluster is None else ():
+        try:
+            metric.measure(bench.subject(bench.original, {}))
+        except Exception as error:
+            reason = str(error).rstrip(".") or type(error).__name__
+            raise SettingError("metrics", metric.name, f"can't be taken of the original model: {reason}") from error
 
 
 def _baseline(bench: Bench, journal: Book | None, seed: int) -> Finished:

@@ -291,6 +291,10 @@ def _fitted(
     loaded = _edited(structure, model)
     try:
         _assign(loaded, tensors, strict=True)
+        own = (*loaded.named_parameters(remove_duplicate=False), *loaded.named_buffers(remove_duplicate=False))
+        more = [name for name, _ in own if name not in tensors and not name.endswith(_SKIPPED)]
+        if more:
+            raise ArtifactError(f"it has {', '.join(more[:3])}, and the file has not.")
     except (ArtifactError, AttributeError) as error:
         source = structure.get("source")
         raise ArtifactError(

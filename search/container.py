@@ -122,6 +122,8 @@ def read(data: bytes) -> tuple[dict[str, Any], PartReader]:
         version, checksum = _stamped(data)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
         raise ArtifactError(f"not a readable safetensors file ({error}). It may be truncated.") from error
+    if version < 1:
+        raise ArtifactError(f"the file is damaged: there is no format version {version}.")
     if version > VERSION:
         raise ArtifactError(
             f"the file has format version {version}, this paretopress reads up to {VERSION}. Upgrade paretopress."

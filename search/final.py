@@ -31,7 +31,7 @@ _RESAMPLES = 200
 #: A deployed file that gives the model's answer for fewer examples than this isn't the model.
 _AGREE = 0.99
 #: Fewer MACs than this share of the baseline's should be faster than it by this factor, or the point is flagged.
-_FEWER_MACS, _FASTER = 0.95, 0.97
+_FEWER_MACS, _FASTER = 0.95, 0.95
 #: A metric that cost so many workers isn't tried any more.
 _LOSSES = 2
 #: Seconds after which waiting for a trial that is run again looks at Ctrl-C.
@@ -266,7 +266,7 @@ def _flags(figures: dict[str, Measurement], base: Any, quality: Objective) -> tu
     flags = []
     timed = {name: m for name, m in figures.items() if m.relative}
     if "macs" in figures and figures["macs"].value < _FEWER_MACS * base["macs"].value:
-        slow = [name for name, m in timed.items() if m.value > _FASTER]
+        slow = [n for n, m in timed.items() if m.value > _FASTER or (m.interval is not None and m.interval[1] >= 1)]
         where = f" ({', '.join(slow)})" if len(timed) > 1 else ""
         flags += [f"fewer MACs but not faster{where}"] if slow else []
     if "size" in figures and figures["size"].value >= base["size"].value:

@@ -97,24 +97,27 @@ class Point:
         *,
         inputs: tuple[Tensor, ...] = (),
         model: nn.Module | None = None,
+        overwrite: bool = False,
     ) -> Exported:
         """Write the compressed model as a file for other runtimes, and check its outputs.
 
         Parameters
         ----------
         out
-            The file; one that is there is replaced.
+            The file.
         format
             "onnx": packed weights, for ONNX Runtime. "torch": a program of `torch.export`, its weights dense.
         inputs
             A batch to compare outputs on; without it, random numbers.
         model
             As for `load`.
+        overwrite
+            Whether a file that is there may be replaced.
 
         Raises
         ------
         SettingError
-            If ``inputs`` is no tuple of tensors.
+            If ``out`` can't be the file's name, or ``inputs`` isn't what the model takes.
         ArtifactError
             If the model can't be loaded or exported.
         """
@@ -122,7 +125,7 @@ class Point:
 
         if self.path is None:
             raise RunError(f"point {self.id}: this front was not written to a folder, so there is no file to export.")
-        return export(self.path, out, format, model=model, inputs=inputs)
+        return export(self.path, out, format, model=model, inputs=inputs, overwrite=overwrite)
 
 
 @dataclass(frozen=True, repr=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from ..spaces.errors import RunError
 from .artifact import FILE
 from .facts import limits_of
-from .front import Front
+from .front import Front, Point
 from .plan import Plan
 from .record import Book
 from .saved import FRONT, load_front
@@ -17,8 +19,8 @@ ALL_DONE = "{} of {} trials are done; give --trials (in Python: budget=) for mor
 def finished_front(plan: Plan, book: Book) -> Front | None:
     """Return the front of a run that has all its trials; None if there is work to do.
 
-    There is, where the front was never written, its files are gone, it was sought under other limits, or trials are to
-    be run again.
+    There is, where the front was never written, its files are gone or damaged, it was sought under other limits, or
+    trials are to be run again.
 
     Parameters
     ----------
@@ -36,7 +38,15 @@ def finished_front(plan: Plan, book: Book) -> Front | None:
         front, about = load_front(plan.folder)
     except RunError:  # damaged: it is written again
         return None
-    kept = all(p.path is not None and (p.path / FILE).is_file() for p in front)
+    kept = all(_is_whole(point) for point in (front.baseline, *front))
     if not kept or about.get("trials") != trials or about.get("constraints") != limits_of(plan):
         return None
     return front
+
+
+def _is_whole(point: Point) -> bool:
+    """Whether a model's file is there, and is the one that was measured."""
+    file = point.path / FILE if point.path is not None else None
+    if file is None or not file.is_file():
+        return False
+    return point.result.checksum in ("", hashlib.sha256(file.read_bytes()).hexdigest()[:16])

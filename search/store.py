@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..spaces.errors import RunError
+
+#: What a disk says that has no room left, or a user's share of it.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def write_atomically(path: Path, data: bytes, force: bool = True) -> None:
@@ -28,7 +32,8 @@ def write_atomically(path: Path, data: bytes, force: bool = True) -> None:
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise RunError(f"{path}: can't be written ({error.strerror}). Free some space and resume.") from error
+        advice = "Free some space and resume." if error.errno in _FULL else "Give a place that you may write to."
+        raise RunError(f"{path}: can't be written ({error.strerror}). {advice}") from error
 
 
 class Store:

@@ -27,19 +27,22 @@ def export(
     folder: Annotated[Path, typer.Argument(help="The run folder, e.g. runs/digits.")],
     point: Annotated[str, typer.Option(help="A point of the front by its number, or 'baseline' for the original.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The file; by default beside the model.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file of that name.")] = False,
     format: Annotated[  # noqa: A002 - as users know it
         Literal["onnx", "torch"], typer.Option(help="onnx: small and fast; torch: a program of torch.export, dense.")
     ] = "onnx",
 ) -> None:
     """Write a model of the front as a file that runs without paretopress, and check its outputs."""
-    from .export import export as export_file  # noqa: PLC0415 - the exporter takes seconds to import
+    from .export import ENDINGS  # noqa: PLC0415 - the exporter takes seconds to import
+    from .export import export as export_file  # noqa: PLC0415 - as above
 
     front, _ = load_front(folder)
     source = _source(front, point)
-    target = out if out is not None else source / {"onnx": "model.onnx", "torch": "model.pt2"}[format]
+    target = out if out is not None else source / f"model{ENDINGS[format]}"
     task, remark = _task(folder)
     inputs: tuple[Tensor, ...] = task.validation.first()[0] if task is not None else ()
-    found = export_file(source, target, format, model=task.model if task is not None else None, inputs=inputs)
+    model = task.model if task is not None else None
+    found = export_file(source, target, format, model=model, inputs=inputs, overwrite=overwrite or out is None)
     _out.print(f"{found.path}: {found.bytes:,} bytes (model.safetensors: {found.native_bytes:,})", soft_wrap=True)
     _out.print(f"· {found.parity}{remark}", soft_wrap=True)
     if format == "onnx":

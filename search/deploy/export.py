@@ -12,12 +12,14 @@ from torch import Tensor, nn
 
 from ...evaluators.onnx_session import Session
 from ...spaces.errors import ArtifactError, SettingError
-from ..artifact import locate, opened
+from ..artifact import FILE, locate, opened
 from ..store import write_atomically
 from .onnx_file import to_onnx
 from .torch_file import from_torch, to_torch
 
 Format = Literal["onnx", "torch"]
+#: How files of each format are called, and saved models.
+ENDINGS, SAVED = {"onnx": ".onnx", "torch": ".pt2"}, Path(FILE).suffix
 Program = Session | Callable[..., Tensor]
 #: Examples on which outputs are compared.
 _COMPARED = 256
@@ -77,6 +79,7 @@ def export(
     *,
     model: nn.Module | Callable[[], nn.Module] | None = None,
     inputs: tuple[Tensor, ...] = (),
+    overwrite: bool = False,
 ) -> Exported:
     """Write a saved model as a file for other runtimes, and check its outputs.
 
@@ -85,24 +88,30 @@ def export(
     source
         A point's folder or its file.
     out
-        The file to write; one that is there is replaced.
+        The file to write. Folders that aren't there are made.
     format
         "onnx": packed weights, for ONNX Runtime. "torch": a program of `torch.export`, its weights dense.
     model
         The original model, where ``source`` needs it.
     inputs
         A batch to compare outputs on; without it, random numbers and zeros.
+    overwrite
+        Whether a file that is there may be replaced; a saved model never is.
 
     Raises
     ------
     SettingError
-        If ``inputs`` isn't what the model takes.
+        If ``out`` can't be the file's name, or ``inputs`` isn't what the model takes.
     ArtifactError
         If the file can't be read, exported or loaded.
     """
     file, target = locate(source), Path(out)
+    _check_target(target, format, overwrite)
     data = file.read_bytes()
-    held = opened(data, model)
+    try:
+        held = opened(data, model)
+    except ArtifactError as error:
+        raise ArtifactError(f"{file}: {error}") from error
     _check_inputs(inputs, held.example, held.model)
     example = inputs or held.example
     if not example:
@@ -118,6 +127,20 @@ def export(
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, deployed)
     return Exported(target, len(deployed), len(data), parity)
+
+
+def _check_target(target: Path, form: Format, overwrite: bool) -> None:
+    if target.is_dir():
+        raise SettingError("out", str(target), "is a folder", f"Name a file in it: {target / f'model{ENDINGS[form]}'}.")
+    other = next((f for f, ending in ENDINGS.items() if f != form and target.suffix == ending), None)
+    if other is not None:
+        raise SettingError("out", str(target), f"is the name of a file of format {other}, and this one is {form}")
+    if target.suffix == SAVED:
+        raise SettingError("out", str(target), "is the name of a saved model", f"End it with {ENDINGS[form]}.")
+    if target.exists() and not overwrite:
+        raise SettingError(
+            "out", str(target), "is there already", "Give another name, or replace it: --overwrite, overwrite=True."
+        )
 
 
 def _drawn(example: Tensor, batch: int = 16) -> Tensor:

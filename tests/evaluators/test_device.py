@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -58,9 +59,27 @@ def on_the_desk(model: Path, baseline: Path, batch: int, threads: int) -> tuple[
 
 
 def test_function_is_asked_like_a_command(subject: Subject) -> None:
-    """From Python, a callback reaches the board."""
+    """From Python, a callback reaches the board; it may answer in the form of a command."""
     found = Latency(device=on_the_desk, name="board").measure(subject)
     assert found.value == 30 / 80
+
+    def named(*what: Any) -> dict[str, Sequence[float]]:
+        return dict(zip(("seconds", "baseline_seconds"), on_the_desk(*what)))
+
+    assert Latency(device=named, name="board").measure(subject).value == 30 / 80
+
+
+@pytest.mark.parametrize("answer", [None, 3.0, {"seconds": [1.0]}, "fast", ([1.0], None)])
+def test_a_function_that_gives_something_else_is_told_what_to_give(subject: Subject, answer: Any) -> None:
+    """Both forms are in the message."""
+    with pytest.raises(RuntimeError, match="must return two lists of seconds, .* or them as {'seconds'"):
+        Latency(device=lambda *_: answer, name="board").measure(subject)
+
+
+def test_a_function_that_takes_something_else_is_refused_at_once() -> None:
+    """What it is called with is in the message."""
+    with pytest.raises(SettingError, match=r"must be a function of \(model, baseline, batch, threads\)"):
+        Latency(device=lambda model: ([], []), name="board")  # type: ignore[arg-type,misc]  # that is the point
 
 
 @pytest.mark.parametrize(

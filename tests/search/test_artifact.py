@@ -306,3 +306,10 @@ def test_another_model_than_the_original_is_told_apart() -> None:
     _, data, _, _ = saved("branching")
     with pytest.raises(ArtifactError, match="not the one that this file was made from"):
         loads(data, nn.Linear(3, 3))
+    model = Branching().eval()
+    draft = Draft.of(model)
+    for path in [name for name, _ in model.named_children()]:  # the file brings every layer with it
+        draft.replace_module(path, nn.Sequential(copy.deepcopy(model.get_submodule(path))))
+    other = nn.Sequential(nn.Linear(4, 4))
+    with pytest.raises(ArtifactError, match=r"not the one .* \(it has 0\.weight, 0\.bias, and the file has not\)"):
+        loads(dumps(draft, model, Recipe()).data, other)

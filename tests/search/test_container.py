@@ -65,11 +65,13 @@ def _rewritten(version: int) -> bytes:
     return save_safetensors(arrays, metadata=container._stamp(container._checksum(arrays), version))
 
 
-def test_a_newer_version_is_refused_with_advice() -> None:
-    """A file of a later format says that paretopress must be upgraded, and is not half-read."""
+def test_other_versions_are_refused_with_advice() -> None:
+    """A file of a later format says that paretopress must be upgraded, and is not half-read; there was none before."""
     assert container.read(_rewritten(container.VERSION))
     with pytest.raises(ArtifactError, match="Upgrade paretopress"):
         container.read(_rewritten(version=99))
+    with pytest.raises(ArtifactError, match="damaged: there is no format version 0"):
+        container.read(_rewritten(version=0))
 
 
 def test_other_safetensors_files_are_told_apart() -> None:

@@ -20,10 +20,10 @@ def test_quality_that_is_worse_beyond_chance_is_flagged(direction: Direction, lo
     assert _flags(base, base, Objective("score", direction)) == ()
 
 
-def timed(value: float, size: int = 50, **detail: object) -> Measurement:
-    """Return a latency of a deployed file."""
+def timed(value: float, size: int = 50, high: float = 0.0, **detail: object) -> Measurement:
+    """Return a latency of a deployed file; ``high`` is how slow it may be in truth."""
     detail = {"deployed_bytes": size, "baseline_deployed_bytes": 100, **detail}
-    return Measurement(value, "x baseline", detail=detail)
+    return Measurement(value, "x baseline", (value, max(value, high)), detail=detail)
 
 
 def flags(macs: float, **latencies: Measurement) -> tuple[str, ...]:
@@ -35,6 +35,7 @@ def flags(macs: float, **latencies: Measurement) -> tuple[str, ...]:
 def test_fewer_macs_without_a_speed_up_are_flagged() -> None:
     """For each latency by its name, where there are several."""
     assert flags(50, latency=timed(1.1)) == ("fewer MACs but not faster",)
+    assert flags(50, latency=timed(0.96)) == flags(50, latency=timed(0.9, high=1.02)) == flags(50, latency=timed(1.1))
     assert flags(50, latency=timed(0.6)) == flags(99, latency=timed(1.1)) == ()
     slow = flags(50, latency=timed(0.6), latency_batch32=timed(1.0), phone=timed(1.2))
     assert slow == ("fewer MACs but not faster (latency_batch32, phone)",)

@@ -155,6 +155,11 @@ def test_a_finished_run_is_not_measured_again(
     assert repr(again) == repr(before)
     run(task, space, folder, budget=5, existing="resume", constraints=["size <= 0.5x"])
     assert (folder / "front.json").stat().st_mtime_ns > stamp
+    assert again[0].path is not None
+    model = (again[0].path / FILE).read_bytes()
+    (again[0].path / FILE).write_bytes(b"something else")
+    run(task, space, folder, budget=5, existing="resume", constraints=["size <= 0.5x"])
+    assert (again[0].path / FILE).read_bytes() == model
     (folder / "front.json").write_text("{")
     assert len(run(task, space, folder, budget=5, existing="resume")) == len(before)
 

@@ -116,6 +116,31 @@ def test_point_that_is_not_there_is_named(front: Front, point: str, capsys: pyte
     assert f"the front has points 0 to {len(front) - 1}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("there.onnx", "is there already. Give another name, or replace it: --overwrite"),
+        ("folder", "is a folder. Name a file in it: "),
+        ("model.safetensors", "is the name of a saved model. End it with .onnx"),
+        ("model.pt2", "is the name of a file of format torch, and this one is onnx"),
+    ],
+)
+def test_no_file_is_lost_to_an_export(
+    front: Front, tmp_path: Path, name: str, rule: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is there stays, a run's own model above all, unless its replacement is asked for."""
+    (tmp_path / "there.onnx").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(SystemExit):
+        main(["export", str(front.folder), "--point", "0", "--out", str(tmp_path / name)])
+    assert rule in " ".join(capsys.readouterr().err.split())
+    assert {p.name for p in tmp_path.iterdir()} == {"there.onnx", "folder"}
+    assert (tmp_path / "there.onnx").read_text() == "precious"
+    if name == "there.onnx":
+        command("export", str(front.folder), "--point", "0", "--out", tmp_path / name, "--overwrite")
+        assert Session(tmp_path / name).zeros(2)
+
+
 def test_files_with_other_inputs_are_not_compared(front: Front, tmp_path: Path) -> None:
     """A ratio of two models that do different work means nothing."""
     assert front.baseline.path is not None
@@ -126,6 +151,18 @@ def test_files_with_other_inputs_are_not_compared(front: Front, tmp_path: Path) 
     other = Session(model.SerializeToString())
     with pytest.raises(ArtifactError, match="different inputs"):
         compare(Session(tmp_path / "a.onnx"), other)
+
+
+def test_file_for_one_batch_only_is_not_asked_for_another(front: Front, tmp_path: Path) -> None:
+    """One sentence instead of the runtime's traceback."""
+    assert front.baseline.path is not None
+    export(front.baseline.path, tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "a.onnx")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, tmp_path / "two.onnx")
+    assert compare(*[Session(tmp_path / "two.onnx")] * 2, batch=2, seconds=0.05).ratio > 0
+    with pytest.raises(ArtifactError, match=r"two\.onnx takes batches of 2 only, not of 32"):
+        compare(*[Session(tmp_path / "two.onnx")] * 2, batch=32)
 
 
 def test_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
