@@ -12,7 +12,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from . import config as settings
 from .artifact import FILE, Opened, needs_class, opened
 from .front import Front, Point
 from .journal import read
-from .saved import load_front
+from .saved import load_front, point_json
 
 #: Of a metric with sums of floats, which another processor may add in another order; counts are compared exactly.
 _CLOSE = 1e-5
@@ -147,7 +147,23 @@ def _read(point: Point) -> Check:
             f"{point.result.checksum}"
         )
     check.compare("size", len(data), point.value("size"))
+    _read_beside(check, point, file.parent)
     return check
+
+
+def _read_beside(check: Check, point: Point, folder: Path) -> None:
+    """Check the files beside the model, which other programs read."""
+    about = point_json(replace(point, path=None), folder)
+    for name, wanted in (("recipe.json", point.result.recipe.to_json()), ("metrics.json", about)):
+        try:
+            found = json.loads((folder / name).read_bytes())
+            if isinstance(found, dict) and "path" in found:  # it was written before the folder had its name
+                found["path"] = None
+        except (OSError, ValueError) as error:
+            check.wrong.append(f"{name} can't be read ({type(error).__name__})")
+            continue
+        if found != json.loads(json.dumps(wanted)):
+            check.wrong.append(f"{name} is not what the run says")
 
 
 def _task(request: Request, front: Front) -> tuple[Task | None, str]:

@@ -167,6 +167,24 @@ def test_a_file_that_is_gone_is_wrong(run: Path) -> None:
     assert not base.wrong
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("recipe.json", "[]", "recipe.json is not what the run says"),
+        ("metrics.json", None, "metrics.json is not what the run says"),
+        ("metrics.json", "{", "metrics.json can't be read (JSONDecodeError)"),
+    ],
+)
+def test_files_beside_the_model_are_checked(run: Path, name: str, text: str | None, expected: str) -> None:
+    """Other programs read them: edited ones are found, though the model is sound."""
+    file = run / "front/0" / name
+    data = json.loads(file.read_text())
+    if text is None:
+        data["final"]["size"]["value"] -= 1
+    file.write_text(json.dumps(data) if text is None else text)
+    assert [check.wrong for check in checked(run)][1] == [expected]
+
+
 def test_edited_figures_are_found(run: Path) -> None:
     """Each figure of the front is compared: one that was made prettier is named with both values."""
     data = json.loads((run / "front.json").read_text())
