@@ -75,6 +75,7 @@ def _point(point: Point, front: Front, folder: Path) -> dict[str, Any]:
         "digest": point.recipe.digest,
         "path": str(point.path) if point.path else "",
         "pick": f"paretopress pick {folder} --point {point.id}",
+        "export": f"paretopress export {folder} --point {point.id} --out point{point.id}.onnx",
         "flags": list(point.flags),
         "search": {k: m.to_json() for k, m in point.result.measurements.items()},
         "final": {k: m.to_json() for k, m in point.final.items()},

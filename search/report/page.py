@@ -44,7 +44,7 @@ def render(data: Mapping[str, Any]) -> str:
             infeasible: str, which limits the nearest point misses if no point keeps them all
             notes: [str]; failures: [{reason, count}], by default the errors of the failed trials, counted
 
-            POINT: {id, trial, digest, path, pick, flags: [str],
+            POINT: {id, trial, digest, path, pick, export, flags: [str],
                     search: {metric: MEASUREMENT}, on validation; final: {metric: MEASUREMENT}, on ``split``
                     ratios: {metric: {compression, saving} | {speedup}}
                     layers: {site: [{technique, params}]}}
@@ -165,6 +165,7 @@ def _point(
         "path": point.get("path") or "",
         "flags": point.get("flags") or [],
         "pick": point.get("pick") or "",
+        "export": point.get("export") or "",
         "search": _figures(point.get("search") or {}, metrics),
         "final": _figures(point.get("final") or {}, metrics),
         "ratios": {name: r for name, given in ratios.items() if (r := _ratio(name, given or {}))},

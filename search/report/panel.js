@@ -12,14 +12,16 @@ function showPoint(point) {
       const gain = point.ratios[m.name];
       const final = cell(point.final[m.name]);
       if (gain) final.append(make("small", { class: gain.tone }, gain.short));
-      if (point.final[m.name]?.detail) final.append(make("small", {}, point.final[m.name].detail));
+      if (point.final[m.name]?.detail) final.append(make("small", { class: "detail" }, point.final[m.name].detail));
       const row = make("tr", {}, make("th", { scope: "row" }, m.label), final);
       if (data.split !== "validation") row.append(cell(point.search[m.name]));
       row.append(make("td", {}, data.baseline.final[m.name]?.text ?? data.baseline.search[m.name]?.text ?? "–"));
       return row;
     }));
-  byId("point-pick").textContent = point.pick;
-  byId("point-pick").parentElement.hidden = !point.pick;
+  for (const way of ["pick", "export"]) {
+    byId(`point-${way}`).textContent = point[way];
+    byId(`point-${way}`).parentElement.hidden = !point[way];
+  }
   const facts = { Files: point.path, Trial: point.trial, Recipe: point.digest };
   byId("point-facts").replaceChildren(...Object.entries(facts)
     .filter(([, v]) => v !== null && v !== "")
@@ -44,8 +46,8 @@ function bringIntoFrame(row) {
   const frame = row.closest(".scroll");
   const head = row.closest("table").tHead.offsetHeight;
   if (row.offsetTop < frame.scrollTop + head) frame.scrollTop = row.offsetTop - head;
-  const below = row.offsetTop + row.offsetHeight - frame.clientHeight;
-  if (below > frame.scrollTop) frame.scrollTop = below;
+  const below = row.getBoundingClientRect().bottom - frame.getBoundingClientRect().top - frame.clientHeight;
+  if (below > 0) frame.scrollTop += Math.ceil(below); // heights are no whole pixels
 }
 
 function select(id, reveal) {
