@@ -19,7 +19,7 @@ from .gains import Gains
 from .handover import Handover
 from .plan import Plan
 from .racing import Race
-from .record import Book
+from .record import Book, many
 from .result import Result
 from .sampler import Proposal, Sampler
 from .standing import Standing
@@ -117,10 +117,11 @@ class Engine:
         self._rest = space.every() if space.points <= _LISTED else iter(())
         self._random = random.Random(plan.seed)
         self._gains = Gains()
-        for result, _ in journal.results:
-            self._learn(result)
-        for result, attributes in journal.results:
-            self.sampler.recall(result, self._violations(result), attributes)
+        with many():
+            for result, _ in journal.results:
+                self._learn(result)
+            for result, attributes in journal.results:
+                self.sampler.recall(result, self._violations(result), attributes)
         numbers = [r.number for r in self.standing.results.values()] + [u.number for u in journal.unfinished.values()]
         self._number = max(numbers, default=-1) + 1
 
@@ -348,7 +349,7 @@ class Engine:
         ended = {e.result.recipe.digest: e for e in self.handover.left()}
         self._conclude([end for digest, end in ended.items() if digest in self._trials])
         running = [u for u in unfinished if u.starts and u.recipe.digest in self._trials]
-        if len(running) == 1:  # nothing else can have brought the driver down
+        if len(running) == 1 and self.executor.inside:  # nothing else can have brought the driver down
             left = running[0]
             self._trials[left.recipe.digest].losses += 1
             last = Job(left.number, left.recipe, left.seed, left.origin, None, left.starts)

@@ -39,7 +39,15 @@ class Lost:
 
 
 class Executor(Protocol):
-    """Runs jobs."""
+    """Runs jobs.
+
+    Attributes
+    ----------
+    inside
+        Whether jobs run in this process, so that one that crashes takes it along.
+    """
+
+    inside: bool
 
     @property
     def slots(self) -> int:
@@ -92,7 +100,7 @@ class Workers(Executor, Protocol):
 class LocalExecutor:
     """One job at a time in this process."""
 
-    slots = 1
+    slots, inside = 1, True
 
     def __init__(self, bench: Bench) -> None:
         self._bench, self._appraisal = bench, Appraisal(bench)

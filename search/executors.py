@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+from ..spaces.errors import RunError
 from .executor import LocalExecutor, Workers
 from .handover import Handover
 from .resources import Resources
@@ -21,12 +24,17 @@ def check_executor(name: str, resources: Resources) -> None:
     Raises
     ------
     RunError
-        If nothing answers where Ray should be.
+        If nothing answers where Ray should be, or this machine, where it would be started, is too small for a trial.
     """
     if name == "ray":
         from .ray_cluster import check_reachable  # noqa: PLC0415 - as below
 
         check_reachable(resources)
+        cores = os.cpu_count() or 1
+        if resources.cluster is None and resources.workers is None and resources.cpus > cores:
+            raise RunError(
+                f"a trial needs {resources.cpus:g} CPU, and this machine has {cores}. Ask for less (ray: cpus)."
+            )
 
 
 def start_executor(name: str, bench: Bench, resources: Resources, handover: Handover) -> Workers:

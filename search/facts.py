@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
@@ -36,7 +37,7 @@ def notes(front: Front, space: Space, plan: Plan, why: str, repeats: int, needs_
     if len(front) == 1 and front[0].recipe.is_baseline:
         yield "No compressed model was better than the original in any objective."
     if front.errors:
-        yield f"{len(front.errors)} of {counted(len(front.results), 'trial')} failed; the reasons are in the journal."
+        yield f"{len(front.errors)} of {counted(len(front.results), 'trial')} failed{_why(front)}."
     stopped = sum(r.status == "stopped" for r in front.results)
     if stopped:
         yield f"{_were(stopped, len(front.results))} stopped early because the front was out of reach."
@@ -58,6 +59,15 @@ def notes(front: Front, space: Space, plan: Plan, why: str, repeats: int, needs_
         names = ", ".join(sorted(uncounted))
         yield f"MACs leave out operators that are not counted: {names}."
     yield from space.notes
+
+
+def _why(front: Front) -> str:
+    """Return the reasons of failures, the commonest first."""
+    reasons = Counter(r.error for r in front.errors).most_common()
+    (first, count), *others = reasons
+    if not others:
+        return f": {first}"
+    return f", {count} of them: {first}; {counted(len(others), 'other reason')} are in the report"
 
 
 def counted(number: int, what: str) -> str:

@@ -14,6 +14,8 @@ from filelock import FileLock, Timeout
 from ..spaces.errors import RunError, SettingError
 
 JOURNAL = "journal.jsonl"
+#: What a run was started with, if that was a file.
+SETTINGS = "config.json"
 #: Held by the process that searches in the folder; and what names it.
 LOCK, OWNER = ".lock", ".owner"
 #: Results that workers left for a driver that was gone, and the state of training that was interrupted.
@@ -27,7 +29,7 @@ Retry = Literal["unfinished", "errored", "restart-errored"]
 
 #: Everything a run writes. Starting over removes these and nothing else, except the lock, which is held then.
 OURS = (
-    JOURNAL, "config.json", "front.json", "report.html", "models", "front", "front.new", "front.old", "baseline",
+    JOURNAL, SETTINGS, "front.json", "report.html", "models", "front", "front.new", "front.old", "baseline",
     PENDING, CHECKPOINTS, LOCK, OWNER,
 )  # fmt: skip
 
@@ -58,9 +60,10 @@ def check(folder: Path, existing: Existing, recorded_here: bool = True) -> None:
     if existing == "resume" and not has_run and recorded_here:
         raise RunError(f"{folder}: there is no run to resume (no {JOURNAL}). Start one with: paretopress search.")
     if existing == "refuse" and has_run:
+        how = f"paretopress resume {folder}" if (folder / SETTINGS).is_file() else "existing='resume', in Python"
         raise RunError(
-            f"{folder}: holds a run already. Continue it (paretopress resume {folder}, or existing='resume'), start "
-            "over (--fresh, or existing='fresh'; its results are discarded), or give another folder."
+            f"{folder}: holds a run already. Continue it ({how}), start over (--fresh, or existing='fresh'; its "
+            "results are discarded), or give another folder."
         )
     if folder.is_dir():
         strange = sorted(p.name for p in folder.iterdir() if p.name not in (*OURS, *BESIDE) and OWNER not in p.name)

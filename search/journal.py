@@ -22,7 +22,7 @@ from ..spaces.errors import RunError
 from .folder import JOURNAL as FILE
 from .folder import clear
 from .ownership import Ownership
-from .record import Record, Unfinished, check_same, end_line, loss_line, start_line
+from .record import Record, Unfinished, check_same, end_line, loss_line, many, start_line
 from .result import Result
 from .trial import Job
 
@@ -234,7 +234,7 @@ def read(folder: Path) -> tuple[dict[str, Any] | None, Record]:
     header: dict[str, Any] | None = None
     record, number = Record(), 0
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, many():
             for number, line in enumerate(file, 1):  # noqa: B007 - the number of the line is for the message
                 if not line.endswith(b"\n"):
                     break

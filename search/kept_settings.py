@@ -18,9 +18,8 @@ from typing import Any
 
 from ..spaces.errors import PressError, RunError
 from .config import Config, check
+from .folder import SETTINGS
 from .store import write_atomically
-
-FILE = "config.json"
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ def save(config: Config, folder: Path, origin: Path) -> None:
     document = {"config": config.model_dump(mode="json"), "from": str(origin.resolve().parent)}
     key = _key(make=True)
     sealed = {**document, "seal": _seal(document, key)} if key else document
-    write_atomically(folder / FILE, json.dumps(sealed, indent=1).encode())
+    write_atomically(folder / SETTINGS, json.dumps(sealed, indent=1).encode())
 
 
 def read_kept(folder: Path) -> Kept:
@@ -58,7 +57,7 @@ def read_kept(folder: Path) -> Kept:
     RunError
         If there are none.
     """
-    path = folder / FILE
+    path = folder / SETTINGS
     try:
         data = json.loads(path.read_bytes())
         document, key = {name: data[name] for name in ("config", "from")}, _key()
@@ -66,7 +65,7 @@ def read_kept(folder: Path) -> Kept:
         return Kept(check(data["config"], str(path)), Path(data["from"]), own)
     except FileNotFoundError:
         raise RunError(
-            f"{folder}: has no {FILE}: there is no run here, or it was started from Python. Resume such a run with "
+            f"{folder}: has no {SETTINGS}: there is no run here, or it was started from Python. Resume such a run with "
             f"search(..., run={str(folder)!r}, existing='resume')."
         ) from None
     except (ValueError, KeyError, TypeError) as error:

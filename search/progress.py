@@ -119,3 +119,7 @@ class Progress:
     def measured(self, done: int, of: int) -> None:
         """Show how much of the front is measured."""
         self._bar.update(self._task, description="measuring the front", total=of, completed=done)
+        now = time.monotonic()
+        if self._shown and not self._live and now - self._last >= _EVERY:
+            self._last = now
+            self._console.print(f"{now - self._start:6.0f} s  {done} of {of} models measured", highlight=False)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services, worker
 
 from ..spaces.errors import RunError
 from .resources import Resources
@@ -53,7 +55,7 @@ def connect(resources: Resources) -> bool:
 def _start(resources: Resources, options: Mapping[str, Any]) -> None:
     """Start Ray on this machine, with nothing that listens to others."""
     wanted = math.ceil((resources.workers or 0) * resources.cpus)
-    with _in_no_cluster():
+    with _in_no_cluster(), _in_own_session():
         ray.init(
             address="local",
             num_cpus=max(os.cpu_count() or 1, wanted),
@@ -79,6 +81,27 @@ def _in_no_cluster() -> Iterator[None]:
         os.environ.pop(variable)
         if before is not None:
             os.environ[variable] = before
+
+
+@contextmanager
+def _in_own_session() -> Iterator[None]:
+    """Start Ray's processes in a session of their own: a signal to this process's group, as of `timeout`, is for this
+    process, which ends in order. They end with it all the same, whatever becomes of it.
+    """
+    before = services.ConsolePopen
+    services.ConsolePopen = partial(before, start_new_session=True)  # type: ignore[misc,assignment]  # for a while
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before  # type: ignore[misc]
+
+
+def let_go() -> None:
+    """Take Ray's hand off errors that nobody catches: it would tell a head that is gone of them before they are shown,
+    and end this process while it waits.
+    """
+    if sys.excepthook is worker.custom_excepthook:
+        sys.excepthook = worker.normal_excepthook
 
 
 def check_reachable(resources: Resources) -> None:

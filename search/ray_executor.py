@@ -22,7 +22,7 @@ from .effects import Effect, Request
 from .executor import Lost
 from .fisher import Fisher
 from .handover import Handover
-from .ray_cluster import check_fits, connect, needs
+from .ray_cluster import check_fits, connect, let_go, needs
 from .ray_pool import START, Failure, Pool
 from .ray_shipping import pack, ship_own_code
 from .ray_worker import Worker, remove_folders
@@ -36,7 +36,7 @@ _MEASURING = -1
 
 
 class RayExecutor:
-    """Trials on Ray actors.
+    """Trials on Ray actors, which are processes of their own.
 
     Parameters
     ----------
@@ -52,6 +52,8 @@ class RayExecutor:
     RunError
         If the cluster can't be reached, has not the resources for one trial, or its workers can't take the task.
     """
+
+    inside = False
 
     def __init__(self, bench: Bench, resources: Resources, handover: Handover) -> None:
         self._resources, self._handover = resources, handover
@@ -175,6 +177,8 @@ class RayExecutor:
         pool, self._pool, started, self._started = self._pool, None, self._started, False
         if pool is not None:
             pool.close()
-        if started and not (pool is not None and pool.headless):
+        if pool is not None and pool.headless:
+            let_go()
+        elif started:
             ray.shutdown()
         remove_folders(self._handover.driver)

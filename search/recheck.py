@@ -111,12 +111,12 @@ def recheck(request: Request) -> list[Check]:
     PressError
         If there is no front, or the task that was asked for can't be built.
     """
-    torch.set_num_threads(request.threads)
     front, _ = load_front(Path(request.folder))
     points = (front.baseline, *front)
     checks = [_read(point) for point in points]  # before anything of the user's is imported
     sys.path += [place for place in request.path if place not in sys.path]
-    task, why = _task(request, front)
+    task, why = _task(request, front)  # on as many threads as in a search: it may train its model
+    torch.set_num_threads(request.threads)
     for check, point in zip(checks, points):
         if check.loads != "no":
             _measure(check, point, front, task, why)

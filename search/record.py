@@ -5,7 +5,9 @@ A trial that was started and has no end was running when the run was killed; it 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -110,6 +112,20 @@ class Unfinished:
     def origin(self) -> str:
         """As of its `Job`."""
         return str(self.line["origin"])
+
+
+@contextmanager
+def many() -> Iterator[None]:
+    """Let the garbage collector wait while tens of thousands of things are made that stay: it would look through all of
+    them again and again.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @dataclass

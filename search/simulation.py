@@ -40,6 +40,8 @@ class SimulatedExecutor:
         Simulated seconds that workers spent on jobs that have ended, and that the driver spent waiting for them.
     """
 
+    inside = True
+
     def __init__(self, slots: int, outcome: Outcome, clock: Callable[[], float] = lambda: 0.0) -> None:
         self._slots, self.outcome, self._clock = slots, outcome, clock
         self._ends: list[tuple[float, int, float, Finished | Lost]] = []

@@ -266,7 +266,10 @@ DRIVER = """
         results = Run(task, folder / "run", Resources(address={address!r}, workers=2))({recipes})
         print("trials", len(results), *sorted(f"{{r.number}}:{{r.status}}" for r in results.values()))
     except RunError as error:
-        print("refused:", error)
+        if {caught}:
+            print("refused:", error)
+        else:
+            raise
 """
 
 
@@ -277,10 +280,12 @@ class Drivers:
         self.folder = folder
         self.started: list[subprocess.Popen[str]] = []
 
-    def __call__(self, recipes: str, address: str | None = None, **environment: str) -> subprocess.Popen[str]:
+    def __call__(
+        self, recipes: str, address: str | None = None, caught: bool = True, **environment: str
+    ) -> subprocess.Popen[str]:
         """Start one."""
         helpers, script = str(Path(__file__).parent), self.folder / "driver.py"
-        text = DRIVER.format(helpers=helpers, folder=str(self.folder), address=address, recipes=recipes)
+        text = DRIVER.format(helpers=helpers, folder=str(self.folder), address=address, recipes=recipes, caught=caught)
         script.write_text(textwrap.dedent(text))
         process = subprocess.Popen(
             [sys.executable, str(script)], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -278,12 +278,14 @@ def test_a_trial_that_brings_the_driver_down_fails_in_the_end(task: Task, space:
     assert {r.number for r in session.results if r.status == "failed"} == {3}
 
 
+@pytest.mark.parametrize(("slots", "inside"), [(3, True), (1, False)])
 def test_trials_that_run_while_others_bring_the_driver_down_are_not_blamed_soon(
-    task: Task, space: Space, tmp_path: Path
+    task: Task, space: Space, tmp_path: Path, slots: int, inside: bool
 ) -> None:
-    """Several were running: nobody knows which it was, so it takes many deaths until they are given up."""
+    """Several were running, or one in another process: it takes many deaths until they are given up."""
     for _ in range(MAX_LOSSES + 1):
-        session = Session(task, space, tmp_path, budget=5)
+        session = Session(task, space, tmp_path, slots=slots, budget=5)
+        session.executor.inside = inside
         kill_after(0, session)
         with pytest.raises(KeyboardInterrupt):
             session.run()

@@ -10,7 +10,8 @@ import pytest
 
 from paretopress.search.cli import main
 from paretopress.search.config import check
-from paretopress.search.kept_settings import FILE, read_kept, save
+from paretopress.search.folder import SETTINGS
+from paretopress.search.kept_settings import read_kept, save
 from paretopress.spaces.errors import RunError
 
 DIGITS = "paretopress.search.examples.digits:task"
@@ -32,7 +33,7 @@ def test_a_folder_that_another_made_or_edited_is_not_ones_own(
 ) -> None:
     """Another task, another place for its module, a seal of another key or none: each is told apart."""
     save(check({"task": DIGITS}, "x"), tmp_path, tmp_path / "r.yaml")
-    data = json.loads((tmp_path / FILE).read_text())
+    data = json.loads((tmp_path / SETTINGS).read_text())
     if edit == "task":
         data["config"]["task"] = "evil:task"
     elif edit == "from":
@@ -41,7 +42,7 @@ def test_a_folder_that_another_made_or_edited_is_not_ones_own(
         del data["seal"]
     else:
         monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
-    (tmp_path / FILE).write_text(json.dumps(data))
+    (tmp_path / SETTINGS).write_text(json.dumps(data))
     assert not read_kept(tmp_path).own
 
 
