@@ -297,14 +297,13 @@ def play_linear(console: Console) -> tuple[list[Bar], list[dict[str, Any]]]:
 
 def main() -> int:
     """Run, print, judge."""
-    parser = arguments(__doc__, quick="fewer recipes, and no search")
-    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
+    parser = arguments(__doc__, quick="fewer recipes, and no search", parts=PARTS)
     parser.add_argument("--minutes", type=float, default=90, help="of the search")
     parser.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()
     torch.set_num_threads(1)
     console, bars, found = Console(), [], {}
-    parts = options.parts.split(",")
+    parts = options.parts
     tasks = networks(options.data) if {"forms", "predicted"} & set(parts) else {}
     if "forms" in parts:
         for name, task in tasks.items():

@@ -254,15 +254,14 @@ def resume(folder: Path) -> dict[str, float]:
 
 def main() -> int:
     """Run, print, judge."""
-    parser = arguments(__doc__, quick="fewer trials")
-    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated")
+    parser = arguments(__doc__, quick="fewer trials", parts=PARTS)
     parser.add_argument("--resume", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.resume:
         print(json.dumps(resume(options.resume)))
         return 0
-    scale, parts = QUICK if options.quick else FULL, options.parts.split(",")
+    scale, parts = QUICK if options.quick else FULL, options.parts
     console, bars, found = Console(), [], {}
     register(Sleep())
     with tempfile.TemporaryDirectory(prefix="paretopress-") as name:

@@ -87,7 +87,7 @@ def span(values: Sequence[float], form: str = ".4g") -> str:
     return f"{min(values):{form}} to {max(values):{form}}"
 
 
-def arguments(doc: str | None, quick: str) -> argparse.ArgumentParser:
+def arguments(doc: str | None, quick: str, parts: Sequence[str] = ()) -> argparse.ArgumentParser:
     """Return a parser that knows ``--quick`` and ``--json``; a benchmark adds what only it takes.
 
     Parameters
@@ -96,10 +96,20 @@ def arguments(doc: str | None, quick: str) -> argparse.ArgumentParser:
         The benchmark's docstring, shown by ``--help``.
     quick
         What ``--quick`` leaves out.
+    parts
+        That can be run alone, by ``--parts``.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help=f"{quick}; under five minutes in all")
     parser.add_argument("--json", type=Path, help="also write bars and figures to this file")
+    if parts:
+
+        def some(text: str) -> list[str]:
+            if strange := set(text.split(",")) - {*parts}:
+                raise argparse.ArgumentTypeError(f"there is no {', '.join(sorted(strange))}, but {', '.join(parts)}")
+            return text.split(",")
+
+        parser.add_argument("--parts", type=some, default=[*parts], help=f"some of {','.join(parts)}")
     return parser
 
 

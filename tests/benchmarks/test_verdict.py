@@ -80,3 +80,13 @@ def test_a_benchmark_without_bars_is_refused(verdict: ModuleType) -> None:
     options = verdict.arguments("Doc.", quick="less").parse_args([])
     with pytest.raises(ValueError, match="at least one bar"):
         verdict.conclude([], options)
+
+
+def test_parts_are_named_or_all(verdict: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    """A part that there isn't is refused with those that there are, before hours of others."""
+    parser = verdict.arguments("Doc.", quick="less", parts=["a", "b"])
+    assert parser.parse_args([]).parts == ["a", "b"]
+    assert parser.parse_args(["--parts", "b"]).parts == ["b"]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--parts", "b,c"])
+    assert "there is no c, but a, b" in capsys.readouterr().err
