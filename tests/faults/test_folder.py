@@ -102,7 +102,7 @@ def test_a_disk_without_room_ends_the_run_with_a_reason(tmp_path: Path) -> None:
     script = tmp_path / "driver.py"
     helpers = str(Path(__file__).parent)
     recipes = "[deed('none', 1), deed('wait', 2), *(deed('none', n) for n in range(3, 20))]"
-    text = DRIVER.format(helpers=helpers, folder=str(disk), address=None, recipes=recipes).replace(
+    text = DRIVER.format(helpers=helpers, folder=str(disk), address=None, recipes=recipes, caught=True).replace(
         "workers=2", "workers=1"
     )
     script.write_text(textwrap.dedent(text))
