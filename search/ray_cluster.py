@@ -93,7 +93,7 @@ def _in_own_session() -> Iterator[None]:
     try:
         yield
     finally:
-        services.ConsolePopen = before  # type: ignore[misc]
+        services.ConsolePopen = before  # type: ignore[misc]  # as it was
 
 
 def let_go() -> None:

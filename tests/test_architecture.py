@@ -23,7 +23,7 @@ SOURCES = sorted(path for room in ARROWS for path in (ROOT / room).rglob("*.py")
 ALL = [*SOURCES, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "benchmarks").rglob("*.py"))]
 #: Library -> the files that import it.
 OWNERS = {
-    "optuna": {"search/optuna_samplers.py", "search/drop_in.py", "search/study_record.py"},
+    "optuna": {f"search/{file}.py" for file in ("optuna_samplers", "drop_in", "study_record", "database")},
     "ray": {f"search/ray_{part}.py" for part in ("cluster", "executor", "pool", "shipping", "worker")},
 }
 LONGEST = 400

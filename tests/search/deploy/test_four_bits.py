@@ -140,11 +140,11 @@ def _replaced(portable: Portable, dense: npt.NDArray[np.float32], transposed: bo
         onnx.load_from_string(one_node(node, (3, inputs), (3, outputs), {"w": dense.T if transposed else dense}))
     )
     bench = Workbench(model.graph)
-    before, four_bits._LEAST = four_bits._LEAST, 0
+    before, four_bits.LARGE = four_bits.LARGE, 0
     try:
         replaced(bench, next(iter(model.graph)), 1, portable, transposed, factor)
     finally:
-        four_bits._LEAST = before
+        four_bits.LARGE = before
     bench.finish()
     return ir.to_proto(model).SerializeToString()
 

@@ -205,5 +205,6 @@ def test_large_linear_layers_of_4_bits_are_timed(tmp_path: Path) -> None:
     [key] = keys(found, "integer")
     assert key.startswith("2/")
     table = DeployedLatency(profiler.survey, Latency(), tmp_path).table(found.choices, found.effects)
-    assert table.left[key]["2"] < 0.7
+    assert key in table.left
+    assert not table.is_guess("2", next(e for own in found.effects for e in own if e.work))
     assert "4" not in table.left[key]
