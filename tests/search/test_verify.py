@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from paretopress.search import container, open_front
+from paretopress.search import Front, Task, container, open_front
+from paretopress.search import recheck as recheck_module
 from paretopress.search.artifact import FILE
 from paretopress.search.cli import main
 from paretopress.search.kept_settings import read_kept
@@ -223,3 +225,22 @@ def test_a_folder_without_a_front_is_refused(tmp_path: Path, capsys: pytest.Capt
     """One message and status 2, as for every mistake."""
     assert command("verify", tmp_path) == 2
     assert "there is no run here" in capsys.readouterr().err
+
+
+def test_the_task_is_built_on_the_threads_of_a_search(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that trains its model gives other weights on other threads: only what follows is on the run's."""
+    seen: list[int] = []
+    build = recheck_module._task
+
+    def watched(request: Request, front: Front) -> tuple[Task | None, str]:
+        seen.append(torch.get_num_threads())
+        return build(request, front)
+
+    monkeypatch.setattr(recheck_module, "_task", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert not any(check.wrong for check in checked(runs / "Flat"))
+        assert (seen, torch.get_num_threads()) == ([3], 1)
+    finally:
+        torch.set_num_threads(before)
