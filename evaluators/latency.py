@@ -144,7 +144,7 @@ def _takes_four(function: Measure) -> bool:
     except TypeError:
         return False
     except ValueError:  # a function of C doesn't tell
-        return True
+        pass
     return True
 
 

@@ -7,13 +7,15 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
+
+from ..spaces.pulse import beat
 
 #: One sample lasts at least this many seconds, far above the clock's resolution.
 SAMPLE = 0.002
@@ -27,6 +29,8 @@ CONTENDED = 1.25
 #: A figure that is still noisy when its time is used up gets this many times as much.
 PATIENCE = 3
 RESAMPLES = 1000
+#: Seconds after which one that waits for its turn counts a step.
+WAIT = 1.0
 #: Where all processes of this machine find each other; a worker sets another folder for its own temporary files later.
 _SHARED = Path(tempfile.gettempdir())
 
@@ -61,7 +65,7 @@ def alone(threads: int = 1) -> Iterator[None]:
     """One measuring process of this user at a time on the machine, so many threads, no garbage collection."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     before, collecting = torch.get_num_threads(), gc.isenabled()
-    with FileLock(_SHARED / f"paretopress-latency-{user}.lock"):
+    with _turn(FileLock(_SHARED / f"paretopress-latency-{user}.lock")):
         gc.disable()
         torch.set_num_threads(threads)
         try:
@@ -70,6 +74,20 @@ def alone(threads: int = 1) -> Iterator[None]:
             torch.set_num_threads(before)
             if collecting:
                 gc.enable()
+
+
+@contextmanager
+def _turn(lock: FileLock) -> Iterator[None]:
+    """Hold a lock. Waiting for it is no sign of being stuck: who holds it is watched as well."""
+    while True:
+        with suppress(Timeout):
+            lock.acquire(timeout=WAIT)
+            break
+        beat()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @dataclass

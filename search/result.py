@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,11 @@ from ..spaces.recipe import Recipe
 LEAST = 0.01
 
 Status = Literal["ok", "failed", "stopped"]
+
+
+def checksum(data: bytes) -> str:
+    """Return what a result knows its model's file by."""
+    return hashlib.sha256(data).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,10 @@ class Result:
         ends any run.
         """
         return max(LEAST, self.work.get("examples", examples) / examples)
+
+    def is_of(self, data: bytes) -> bool:
+        """Whether a model's file is the one that was measured; of a run from before checksums any may be."""
+        return self.checksum in ("", checksum(data))
 
     def to_json(self) -> dict[str, Any]:
         """Return the journal line."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -35,6 +34,7 @@ from .layers import ModuleForm
 from .pareto import dominates
 from .racing import Heat, HeatSaves, Race, Stop
 from .result import Objective, Result, Status
+from .result import checksum as checksum_of
 
 #: What is told a model's costs, and says who judges it; it raises `Stop` if nobody need to.
 Entry = Callable[[Mapping[str, Measurement]], Judge | None]
@@ -209,8 +209,7 @@ class Bench:
         except Exception as error:
             reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}".splitlines()[0][:500]
             return Finished(result({}, "failed", reason), None, job.attempt)
-        checksum = hashlib.sha256(saved.data).hexdigest()[:16]
-        done = Finished(result(measured, "ok", "", checksum), saved.data, job.attempt)
+        done = Finished(result(measured, "ok", "", checksum_of(saved.data)), saved.data, job.attempt)
         return done.without_dominated_file(self.objectives, front)
 
     def compress(

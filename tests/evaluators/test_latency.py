@@ -5,6 +5,7 @@ import gc
 import math
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from paretopress.evaluators.base import Subject
 from paretopress.evaluators.latency import Latency
 from paretopress.evaluators.pairing import median_interval
 from paretopress.spaces.errors import SettingError
+from paretopress.spaces.pulse import beats
 from paretopress.spaces.task import Task
 
 
@@ -147,3 +149,23 @@ def test_wrong_settings_name_themselves() -> None:
         Latency(0)
     with pytest.raises(SettingError, match="seconds = 0"):
         Latency(seconds=0)
+
+
+def test_waiting_for_a_turn_is_no_sign_of_being_stuck(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On a machine of many workers the wait may be long: it counts steps, or a healthy trial would be given up."""
+    monkeypatch.setattr(module, "WAIT", 0.05)
+    monkeypatch.setattr(module, "_SHARED", tmp_path)
+    with module.alone():
+        before, waiting = beats(), threading.Event()
+
+        def wait() -> None:
+            waiting.set()
+            with module.alone():
+                pass
+
+        other = threading.Thread(target=wait)
+        other.start()
+        waiting.wait()
+        while beats() < before + 3:  # else this test times out
+            time.sleep(0.01)
+    other.join()
