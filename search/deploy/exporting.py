@@ -12,11 +12,13 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from onnxscript import opset20 as op
+from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 from torch.export import Dim
 
 from ...compressors.activations import HIGH, LOW, RoundedActivation
 from ...spaces.errors import ArtifactError
+from .recurrent import as_rnn, is_foldable
 
 #: The largest batch that a deployed model takes.
 MAX_BATCH = 65536
@@ -36,6 +38,13 @@ def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:  # noqa: ARG001 -
 def _as_qdq(x: Any, scale: Any, zero_point: Any) -> Any:
     """Return a rounded activation as the pair of nodes that runtimes turn into integer kernels."""
     return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero_point), scale, zero_point)
+
+
+_TRANSLATED: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.paretopress.rounded.default: _as_qdq,
+    torch.ops.aten.rnn_tanh.input: as_rnn("Tanh"),
+    torch.ops.aten.rnn_relu.input: as_rnn("Relu"),
+}
 
 
 class _Rounded(nn.Module):
@@ -115,11 +124,12 @@ def exported(model: nn.Module, example: Sequence[Tensor]) -> ir.Model:
             program = torch.onnx.export(
                 plain(model), inputs, dynamo=True, external_data=False, verbose=False,
                 input_names=names, output_names=["output"], dynamic_shapes=shapes,
-                custom_translation_table={torch.ops.paretopress.rounded.default: _as_qdq},
+                custom_translation_table=_TRANSLATED, optimize=False,
             )  # fmt: skip
+            assert program is not None
+            optimize_ir(program.model, should_fold=is_foldable)
     except Exception as error:
         raise ArtifactError(f"torch can't export the model to ONNX: {reason_of(error)}") from error
-    assert program is not None
     return program.model
 
 

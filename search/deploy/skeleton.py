@@ -27,7 +27,7 @@ from ...compressors.cache import cache_folder
 from ...compressors.shelf import Shelf
 from ...evaluators.onnx_session import Session
 from ..graph import write_graph
-from . import exporting, folding
+from . import exporting, folding, recurrent
 from .exporting import exported, plain
 from .folding import folded
 
@@ -38,9 +38,10 @@ _WIDTHS = {"in_channels", "out_channels", "in_features", "out_features", "num_fe
 #: Bytes of skeletons that a machine keeps.
 BOUND = 64 << 20
 #: What decides what becomes of a structure, besides itself.
+_MAKERS = (exporting, folding, recurrent)
 _VERSIONS = [
     "3", torch.__version__, onnx.__version__, version("onnxscript"),
-    *(hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in (exporting, folding)),
+    *(hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in _MAKERS),
 ]  # fmt: skip
 #: Outputs that differ by less, as a share of the largest, are the same; rounded activations may fall to either side.
 _SAME, _ROUNDED = 1e-3, 0.15

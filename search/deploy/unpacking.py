@@ -120,10 +120,12 @@ class Workbench:
 
         All numbers of as many bits are one constant: to unpack each by itself takes as many bytes as a small layer.
         """
-        pool = self._pools.setdefault((bits, signed), [])
-        value = ir.Value(name=f"numbers_{bits}_{signed:d}_{len(pool)}")
-        pool.append((values, value))
-        return value
+        key = (bits, signed, values.shape, hashlib.sha256(values.tobytes()).digest())
+        if key not in self._known:
+            pool = self._pools.setdefault((bits, signed), [])
+            self._known[key] = ir.Value(name=f"numbers_{bits}_{signed:d}_{len(pool)}")
+            pool.append((values, self._known[key]))
+        return self._known[key]
 
     def _unpacked(self, values: npt.NDArray[np.uint8], bits: int) -> ir.Value:
         """Return numbers that are cut into fields: the low bits first."""
