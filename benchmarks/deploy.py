@@ -229,7 +229,9 @@ def play_found(data: Path, minutes: float, console: Console) -> tuple[list[Bar],
     task = searched()
     techniques = {
         "depth": {}, "channels": {"criterion": "l2", "round_to": 8}, "int8": {"bits": [7, 6, 5, 4, 3]}, "entropy": {},
-        "distillation": {"steps": [1000, 5000], "learning_rate": [0.0007, 0.0015], "temperature": 4.0, "weight": 0.5},
+        "distillation": {
+            "steps": [300, 1000, 2000], "learning_rate": [0.0007, 0.0015], "temperature": 4.0, "weight": 0.5,
+        },
     }  # fmt: skip
     space = Space.from_task(task, techniques)
     metrics = [Latency(32, name="latency"), Latency(1, name="latency_batch1")]
@@ -252,10 +254,9 @@ def play_found(data: Path, minutes: float, console: Console) -> tuple[list[Bar],
     )
     rows = []
     for point in front:
-        detail = point.final["latency"].detail
         row = {
             "lost": whole - point.value("accuracy"),
-            "share": detail["deployed_bytes"] / detail["baseline_deployed_bytes"],
+            "share": point.final["onnx_size"].value / front.baseline.final["onnx_size"].value,
             "batch 32": 1 / point.value("latency"), "batch 1": 1 / point.value("latency_batch1"),
         }  # fmt: skip
         rows.append(row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import index
 from typing import Any, ClassVar, Literal
@@ -168,6 +168,8 @@ class Evaluator(ABC):
         One line for the documentation.
     anew
         Whether it depends on the machine, and is measured anew at the end of a run.
+    deployed
+        Whether it needs the deployed file, which not every model can become.
     conditions
         Under which it measures, as a reader of the figure should know them; trials with other ones don't compare.
     """
@@ -178,6 +180,7 @@ class Evaluator(ABC):
     cost: ClassVar[float]
     summary: ClassVar[str]
     anew: ClassVar[bool] = False
+    deployed: bool = False
 
     @property
     def conditions(self) -> str:
@@ -205,8 +208,19 @@ def evaluator(name: str, extra: Mapping[str, Evaluator] | None = None) -> Evalua
     """
     known = {**REGISTRY.all(), **(extra or {})}
     if name not in known:
-        raise SettingError("objective", name, "is unknown", nearest(name, known))
+        raise SettingError("objective", name, "is unknown", known_metrics(name, known))
     return known[name]
+
+
+def known_metrics(name: str, known: Iterable[str]) -> str:
+    """Return what to do about a metric that there isn't: the nearest known one, or how to make one."""
+    advice = nearest(name, known)
+    if not name.startswith("latency"):
+        return advice
+    return (
+        f"{advice} One under other conditions has to be described: metrics=[Latency(batch=32, name={name!r})], in a "
+        f"YAML file metrics: {{{name}: {{batch: 32}}}}."
+    )
 
 
 def evaluators() -> Mapping[str, Evaluator]:

@@ -84,7 +84,7 @@ class Latency(Evaluator):
         return find(self.runtime)
 
     @property
-    def deployed(self) -> bool:
+    def deployed(self) -> bool:  # type: ignore[override]  # others always look at the file, or never
         """Whether it times the deployed file."""
         return self._measure is not None or self._where.deployed
 
@@ -109,8 +109,8 @@ class Latency(Evaluator):
     def measure(self, subject: Subject) -> Measurement:
         """Return the median ratio with its 95 % interval; ``repeats`` is the number of pairs.
 
-        ``detail`` holds the two medians in milliseconds, the batch, threads and runtime, for deployed files their
-        length, ``wall_over_cpu`` (above 1: something else had the processor), ``contended`` (for a fifth of the time or
+        ``detail`` holds the two medians in milliseconds, the batch, threads and runtime, whether deployed files were
+        timed, ``wall_over_cpu`` (above 1: something else had the processor), ``contended`` (for a fifth of the time or
         more) and ``noisy`` (the interval is wider than 10 % of the ratio).
         """
         found = self._timed(subject)
@@ -123,10 +123,8 @@ class Latency(Evaluator):
             "wall_over_cpu": found.wall_over_cpu,
             "contended": found.contended,
             "noisy": found.noisy,
+            "deployed": self.deployed,
         }
-        if self.deployed:
-            detail["deployed_bytes"] = len(subject.deployed())
-            detail["baseline_deployed_bytes"] = len(subject.deployed_baseline())
         return Measurement(found.ratio, self.unit, (found.low, found.high), found.pairs, detail)
 
     def _timed(self, subject: Subject) -> Pairing:

@@ -16,6 +16,7 @@ from .resources import Resources
 from .saved import open_front
 
 if TYPE_CHECKING:
+    from .deploy.export import export
     from .drop_in import ParetoSampler, suggest
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Space",
     "Step",
     "Task",
+    "export",
     "load",
     "open_front",
     "profile",
@@ -39,7 +41,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import Optuna, which `ParetoSampler` is for, only when it is asked for."""
+    """Import the exporter, and Optuna, which `ParetoSampler` is for, only when they are asked for."""
+    if name == "export":
+        from .deploy.export import export  # noqa: PLC0415 - see above
+
+        return export
     if name in ("ParetoSampler", "suggest"):
         from . import drop_in  # noqa: PLC0415 - see above
 

@@ -18,6 +18,7 @@ from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from ..spaces.task import Task
 from .cache_place import cache_problem
+from .deployment import undeployable
 from .engine import Engine
 from .executors import check_executor, start_executor, starting_ray
 from .facts import facts_of, notes
@@ -159,7 +160,7 @@ def search(
             return done
         _begin(plan, watcher)
         with clock("baseline"):
-            _check_timed(bench, plan)
+            _check_deployed(bench, plan)
             first = _baseline(bench, journal, seed)
         with clock("start workers"):
             trials = start_executor(plan.executor, bench, plan.resources, handover)
@@ -249,21 +250,17 @@ def _check_measured(journal: Book | None, plan: Plan) -> None:
                 )  # fmt: skip
 
 
-def _check_timed(bench: Bench, plan: Plan) -> None:
-    """Refuse to time the deployed file of a model that can't be deployed, and a device that can't be asked: it is found
-    now, not after hours of trials. What workers of a cluster could ask isn't known here.
+def _check_deployed(bench: Bench, plan: Plan) -> None:
+    """Refuse to measure the deployed file of a model that can't be deployed, and a device that can't be asked: it is
+    found now, not after hours of trials. What workers of a cluster could ask isn't known here.
     """
-    timed = next((m for m in bench.metrics if isinstance(m, Latency) and m.deployed), None)
-    if timed is not None:
+    needs = next((m for m in bench.metrics if m.deployed), None)
+    if needs is not None:
         try:
             with bench.threaded():
                 bench.deployed_original()
         except ArtifactError as error:
-            raise SettingError(
-                "objectives", timed.name, f"is of the deployed file, and there is none: {str(error).rstrip('.')}",
-                "See: paretopress doctor. Or time the model in torch: metrics=[Latency(runtime='torch')], in a YAML "
-                "file metrics: {latency: {runtime: torch}}.",
-            ) from error  # fmt: skip
+            raise undeployable(needs, error) from error
     asked = [m for m in (*plan.metrics, *plan.columns) if isinstance(m, Latency) and not m.here]
     for metric in asked if plan.resources.cluster is None else ():
         try:

@@ -27,12 +27,12 @@ from .trial import Bench
 CARD = "README.md"
 
 #: Costs that people ask for first; whatever else was measured follows.
-_FIRST = ("size", "macs", "bops", "parameters")
+_FIRST = ("size", "onnx_size", "macs", "bops", "parameters")
 #: What is larger than this is shown in short, too.
 _LONG = 10_000
 #: ``module:function``, safe to be put into code.
 _SOURCE = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
-_EXPORT = """from paretopress.search.deploy.export import export
+_EXPORT = """from paretopress.search import export
 
 export("{file}", "model.onnx"{original})  # for ONNX Runtime, packed as this file is"""
 

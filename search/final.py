@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluators.accuracy import Quality
-from ..evaluators.base import Evaluator, Measurement
+from ..evaluators.base import Evaluator, Measurement, evaluators
 from ..evaluators.latency import Latency
+from ..evaluators.onnx_size import OnnxSize
 from ..spaces.errors import RunError
 from .appraisal import Parity, Unmeasured
 from .artifact import FILE
@@ -217,10 +218,13 @@ class _Points:
         anew = [m for m in (*self.bench.metrics, *self.columns) if m.anew]
         figures = {k: m for k, m in result.measurements.items() if k not in {m.name for m in anew}}
         quality, warnings = Quality(self.bench.task.metric, _RESAMPLES), []
-        for metric in (quality, *anew, *(m for m in self.columns if not m.anew)):
+        for metric in [quality, *anew, *(m for m in self.columns if not m.anew)]:
             found = self._measure(data, metric)
             if isinstance(found, Unmeasured) and result.recipe.is_baseline and metric in self.columns:
-                found = self._otherwise(data, metric, found)
+                other = self._otherwise(data, metric, found)
+                if other is None:
+                    continue
+                found = other
             if isinstance(found, Measurement):
                 figures[metric.name] = found
                 continue
@@ -228,12 +232,17 @@ class _Points:
             warnings.append(f"{metric.name} could not be measured on {self._last}: {found.reason}")
             if metric is quality and result.recipe.is_baseline:
                 self.split, self.given_up[metric.name] = "validation", found.reason
-        if any("deployed_bytes" in m.detail for m in figures.values()):
+        if any(m.deployed and m.name in figures for m in (*self.bench.metrics, *self.columns)):
             warnings += self._parted(data)
         return figures, warnings
 
-    def _otherwise(self, data: bytes, metric: Evaluator, found: Unmeasured) -> Measurement | Unmeasured:
-        """Return a figure of the original in another way: models that can't be deployed are timed in torch."""
+    def _otherwise(self, data: bytes, metric: Evaluator, found: Unmeasured) -> Measurement | Unmeasured | None:
+        """Return a figure of the original in another way: models that can't be deployed are timed in torch. None for
+        one that nobody asked for: the column is left out.
+        """
+        if metric is evaluators().get(OnnxSize.name):
+            self.columns.remove(metric)
+            return None
         if not (isinstance(metric, Latency) and metric.deployed and metric.here):
             return found
         in_torch = metric.but(runtime="torch")
@@ -273,8 +282,8 @@ def _flags(figures: dict[str, Measurement], base: Any, quality: Objective) -> tu
     for name, figure in timed.items():
         if figure.detail.get("noisy") or figure.detail.get("contended"):
             flags.append(f"{name} is uncertain: the machine was busy")
-    lengths = next((m.detail for m in timed.values() if "deployed_bytes" in m.detail), None)
-    if lengths is not None and lengths["deployed_bytes"] >= lengths["baseline_deployed_bytes"]:
+    name = OnnxSize.name
+    if name in figures and name in base and figures[name].value >= base[name].value:
         flags.append("deployed, it is not smaller than the original")
     interval, reference = figures[quality.name].interval, base[quality.name].interval
     if interval and reference:

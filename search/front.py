@@ -64,7 +64,7 @@ class Point:
         speed-up s/s*: the three criteria of Cheng et al. (2017).
         """
         found: dict[str, dict[str, float]] = {}
-        for name in ("size", "macs", "bops", "parameters", "memory"):
+        for name in ("size", "onnx_size", "macs", "bops", "parameters", "memory"):
             value, base = self.value(name), baseline.value(name)
             if value > 0 and base > 0:
                 found[name] = {"compression": base / value, "saving": 1 - value / base}

@@ -245,6 +245,8 @@ def read(folder: Path) -> tuple[dict[str, Any] | None, Record]:
                     record.read(data)
     except FileNotFoundError:
         raise RunError(f"{folder}: there is no run here (no {FILE}). Start one with: paretopress search.") from None
+    except NotADirectoryError:
+        raise RunError(f"{folder}: is a file, and not a run's folder; try {folder.with_suffix('')}.") from None
     except OSError as error:
         raise RunError(f"{path}: can't be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError) as error:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from ..evaluators.base import Evaluator, evaluators
-from ..spaces.errors import SettingError, nearest
+from ..evaluators.base import Evaluator, evaluators, known_metrics
+from ..spaces.errors import SettingError
 from ..spaces.task import Task
 from .constraint import Constraint, check_constraints
 from .folder import Existing, Retry, check
@@ -145,7 +145,7 @@ def _constraints(
     known = {quality.name, *metrics}
     for limit in limits:
         if limit.metric not in known:
-            raise SettingError("constraints", limit.text, "names no metric", nearest(limit.metric, known))
+            raise SettingError("constraints", limit.text, "names no metric", known_metrics(limit.metric, known))
     check_constraints(limits, quality, stored, metrics)
     return limits
 

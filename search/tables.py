@@ -9,11 +9,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..evaluators.base import Measurement, evaluators
+from ..evaluators.onnx_size import OnnxSize
 from ..spaces.catalogue import in_stage_order, techniques
 from .front import Front, Point
 from .report.figures import paired
 
-_COLUMNS = ("size", "macs", "memory")
+_COLUMNS = ("size", OnnxSize.name, "macs", "memory")
 
 
 def amount(value: float, unit: str = "") -> str:
@@ -57,7 +58,8 @@ def front_table(front: Front) -> Table:
     table.add_column("point", justify="right")
     table.add_column(quality)
     table.add_column("validation")
-    for name in ("size", "smaller", "MACs", *timed, "memory", *extra):
+    deployed = [OnnxSize.name] if any(OnnxSize.name in p.final for p in points) else []
+    for name in ("size", "smaller", *("ONNX" for _ in deployed), "MACs", *timed, "memory", *extra):
         table.add_column(name, justify="right")
     for point in points:
         ratio = point.ratios(front.baseline).get("size", {}).get("compression", math.nan)
@@ -67,6 +69,7 @@ def front_table(front: Front) -> Table:
             f"{point.result.value(quality):.4f}",
             _cell(point.final.get("size"), point.value("size")),
             "" if point.id < 0 else f"{ratio:.1f}×",
+            *[_cell(point.final.get(n)) for n in deployed],
             _cell(point.final.get("macs"), point.value("macs")),
             *[_cell(point.final.get(n)) for n in timed],
             _cell(point.final.get("memory")),

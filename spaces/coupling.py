@@ -224,9 +224,7 @@ def _mapped(edge: Any, indices: list[Any]) -> list[tuple[int, int]]:
             try:
                 indices = mapping(indices)
             except (IndexError, TypeError, ValueError) as error:
-                raise NotRemovableError(
-                    f"an operation between layers isn't understood ({first_line(error)})"
-                ) from error
+                raise NotRemovableError("an operation between layers cuts or moves them, and isn't followed") from error
     return [(i.idx, i.root_idx) for i in indices]
 
 

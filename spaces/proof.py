@@ -47,7 +47,7 @@ def prove(model: nn.Module, example: tuple[Tensor, ...], slices: Sequence[Slice]
                 remove(model, slices, gone)
                 smaller = model(*(a.clone() for a in example))
             except Exception as error:
-                raise NotRemovableError(f"the model doesn't run without some of them ({first_line(error)})") from error
+                raise NotRemovableError(f"the model doesn't run with fewer of them ({first_line(error)})") from error
         with _restored(model, touched):
             _silence(model, slices, gone)
             masked = model(*(a.clone() for a in example))
@@ -97,7 +97,8 @@ def _restored(model: nn.Module, paths: Iterable[str]) -> Iterator[None]:
 def first_line(error: Exception) -> str:
     """Return what an error says, short enough for a note."""
     text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0][:120]}" if text else type(error).__name__
+    line = text.splitlines()[0] if text else ""
+    return f"{type(error).__name__}: {line[:120]}{'…' if len(line) > 120 else ''}" if line else type(error).__name__
 
 
 def listed(paths: Iterable[str]) -> str:

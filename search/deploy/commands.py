@@ -81,13 +81,13 @@ def doctor(
 
     chosen = settings.read_yaml(file)
     task = chosen.build_task(file.resolve().parent)
-    for finding in examine(task):
+    for finding in examine(task, chosen.asked(task)):
         style = {"yes": "green", "partly": "yellow", "no": "red"}[finding.verdict]
         _out.print(f"[{style}]{finding.verdict:>6}[/{style}]  {finding.what}")
         for detail in finding.details:
             _out.print(f"        · {detail}", soft_wrap=True, markup=False)
     for note in chosen.build_space(task).notes:
-        _out.print(f"        · {note}", soft_wrap=True, markup=False)
+        _out.print(f"  note  {note}", soft_wrap=True, markup=False)
 
 
 def bench(

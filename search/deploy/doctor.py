@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ...compressors.base import Compressor, apply_step
 from ...compressors.draft import Context, Draft
+from ...evaluators.base import Evaluator
 from ...evaluators.onnx_session import Session, compare
 from ...spaces.catalogue import technique
 from ...spaces.errors import ArtifactError
@@ -21,6 +22,7 @@ from ...spaces.task import Task
 from ...spaces.tracing import untraceable
 from ..artifact import dumps, opened
 from ..calls import Pass
+from ..deployment import instead_of
 from .export import Parity, compared
 from .onnx_file import to_onnx
 from .widths import liked_widths
@@ -44,13 +46,15 @@ class Finding:
     details: tuple[str, ...] = ()
 
 
-def examine(task: Task) -> Iterator[Finding]:
+def examine(task: Task, asked: Sequence[Evaluator] = ()) -> Iterator[Finding]:
     """Yield what was found about a task's model, the quickest first.
 
     Parameters
     ----------
     task
         Validation inputs are what outputs are compared on.
+    asked
+        What objectives and constraints are about.
     """
     reason = untraceable(task.model, len(task.example))
     if reason:
@@ -65,6 +69,9 @@ def examine(task: Task) -> Iterator[Finding]:
         parity = compared(task.model, original, inputs, True)
     except ArtifactError as error:
         yield Finding("it can be exported to ONNX", "no", (str(error), *_culprits(task)))
+        for metric in (m for m in asked if m.deployed):
+            advice = f"there is no deployed file to measure: {instead_of(metric)}"
+            yield Finding(f"it can be searched for {metric.name}", "no", (advice,))
         return
     ok = parity.difference < SAME
     yield Finding("it can be exported to ONNX", "yes" if ok else "partly", (f"{len(plain):,} bytes", str(parity)))

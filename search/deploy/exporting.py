@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from typing import Any
 
 import onnx_ir as ir
@@ -22,6 +24,8 @@ from .recurrent import as_rnn, is_foldable
 
 #: The largest batch that a deployed model takes.
 MAX_BATCH = 65536
+#: How torch's exporter names the line of a user's model that it can't export.
+_PLACE = re.compile(r'raised this error:\s+File "([^"]+)", line (\d+), in \w+\n(.+)')
 
 
 @torch.library.custom_op("paretopress::rounded", mutates_args=())
@@ -70,7 +74,7 @@ def silent() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # where it prints what it can't export
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -134,8 +138,13 @@ def exported(model: nn.Module, example: Sequence[Tensor]) -> ir.Model:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the innermost reason in one line: the exporter's own message is pages long."""
+    """Return the innermost reason in one line, and the user's line that it is about, if it says: the exporter's own
+    message is pages long.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines() or ["no message"]
-    return f"{type(error).__name__}: {lines[0][:300]}"
+    message = str(error).strip()
+    place = _PLACE.search(message)
+    where = f" ({place[1]}, line {place[2]}: {place[3].strip().rstrip(':')})" if place is not None else ""
+    lines = message.splitlines() or ["no message"]
+    return f"{type(error).__name__}: {lines[0][:300]}{where}"

@@ -14,6 +14,7 @@ LABELS = {
     "bops": "bit operations",
     "params": "parameters",
     "memory": "peak memory",
+    "onnx_size": "ONNX file",
     "nnz_macs": "non-zero MACs",
 }
 _COUNTS = frozenset({"macs", "bops", "params", "parameters", "nnz_macs"})

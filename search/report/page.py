@@ -297,7 +297,7 @@ def _limits(data: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]], s
         facts = [f"{key} {first[key]}" for key in ("runtime", "threads", "batch") if key in first]
         noisy = sum(bool(d.get("noisy") or d.get("contended")) for d in details)
         doubt = f" {noisy} of the measurements were noisy, or made on a busy machine." if noisy else ""
-        deployed = " of the deployed file" if "deployed_bytes" in first else ""
+        deployed = " of the deployed file" if first.get("deployed") else ""
         out.append(
             f"{label(name).capitalize()}{deployed} was measured beside the baseline’s"
             + (f" ({', '.join(facts)})" if facts else "")

@@ -45,7 +45,7 @@ def test_more_work_takes_longer_in_every_runtime(wide: Subject, runtime: str, la
     assert found.value > 1.2  # by how much depends on what a call costs on the machine
     assert found.detail["runtime"] == label
     assert metric.conditions == f"{label}, batch 8, 1 thread"
-    assert metric.deployed == ("deployed_bytes" in found.detail) == (runtime in ("onnxruntime", "openvino"))
+    assert metric.deployed == found.detail["deployed"] == (runtime in ("onnxruntime", "openvino"))
 
 
 def test_several_threads_are_timed_by_the_clock_on_the_wall(wide: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,13 +53,6 @@ def test_several_threads_are_timed_by_the_clock_on_the_wall(wide: Subject, monke
     monkeypatch.setattr("time.process_time", lambda: pytest.fail("processor time"))
     found = Latency(seconds=0.1, threads=2, runtime="torch").measure(wide)
     assert found.detail["threads"] == 2
-
-
-def test_a_deployed_file_tells_its_length(wide: Subject) -> None:
-    """A reader sees whether what was timed is small, too."""
-    found = Latency(seconds=0.1).measure(wide)
-    assert found.detail["deployed_bytes"] == len(wide.deployed())
-    assert found.detail["baseline_deployed_bytes"] == len(wide.deployed_baseline())
 
 
 def test_without_a_file_there_is_no_figure(wide: Subject) -> None:

@@ -23,7 +23,7 @@ def test_objectives_and_limits_are_measured_in_trials_and_columns_at_the_end(tas
     )
     assert {m.name for m in plan.metrics} == {"accuracy", "phone", "size", "macs", "bops", "parameters"}
     assert PHONE in plan.metrics
-    assert {m.name for m in plan.columns} == {"latency_batch32", "latency", "memory"}
+    assert {m.name for m in plan.columns} == {"latency_batch32", "latency", "memory", "onnx_size"}
     assert [(o.name, o.direction) for o in plan.objectives] == [("accuracy", "maximize"), ("phone", "minimize")]
 
 

@@ -39,6 +39,9 @@ class Halting(nn.Module):
             "metrics = 'phone': can't be taken of the original model: ./phone.sh can't be run",
         ),
         (Halting(), {"objectives": ["accuracy", "latency"]}, "objectives = 'latency': is of the deployed file"),
+        (Halting(), {"objectives": ["accuracy", "onnx_size"]}, "Or take: size."),
+        (nn.Linear(4, 3), {"objectives": ["accuracy", "latency_b32"]}, "metrics: {latency_b32: {batch: 32}}"),
+        (nn.Linear(4, 3), {"constraints": ["latency_b32 <= 0.5x"]}, "metrics=[Latency(batch=32, name='latency_b32')]"),
     ],
 )
 def test_what_cannot_be_timed_is_told_at_once(
@@ -50,3 +53,24 @@ def test_what_cannot_be_timed_is_told_at_once(
         search(task, run=tmp_path / "run", budget=3, executor="local", progress=False, **settings)
     assert expected in str(refused.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_cannot_be_exported_has_no_column_of_its_file(tmp_path: Path) -> None:
+    """Nobody asked for it: it is left out without a warning at every point, and latency is that of the model."""
+    task = Task(Halting(), [(torch.randn(30, 4), torch.arange(30) % 3)], name="halting")
+    front = search(task, run=tmp_path / "run", budget=2, executor="local", progress=False)
+    for point in (front.baseline, *front):
+        assert "onnx_size" not in point.final
+        assert not any("onnx_size" in flag for flag in point.flags)
+        assert point.final["latency"].detail["deployed"] is False
+    assert not any("onnx_size" in note for note in front.notes)
+
+
+def test_a_deployed_file_has_its_size_beside_the_models(tmp_path: Path) -> None:
+    """Whoever deploys the file must not have to export every point to learn how large it is."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    task = Task(model, [(torch.randn(30, 4), torch.arange(30) % 3)], name="small")
+    front = search(task, run=tmp_path / "run", budget=2, executor="local", progress=False)
+    for number, point in enumerate((front.baseline, *front)):
+        exported = point.export(tmp_path / f"{number}.onnx")
+        assert point.final["onnx_size"].value == exported.bytes == (tmp_path / f"{number}.onnx").stat().st_size

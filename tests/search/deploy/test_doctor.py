@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from paretopress.search import Task
 from paretopress.search.cli import main
 from paretopress.search.deploy.doctor import examine
+from paretopress.search.trial import metrics_for
 
 
 class Moody(nn.Module):
@@ -40,6 +41,20 @@ def test_layer_that_cannot_be_exported_is_named() -> None:
     assert exporting.verdict == "no"
     assert exporting.details[1].startswith("1 (Moody): torch can't export the model to ONNX: ")
     assert len(exporting.details) == 2
+
+
+def test_objectives_that_cannot_be_measured_are_told(capfd: pytest.CaptureFixture[str]) -> None:
+    """A search for the latency of a file that there can't be would be refused: that is said, with what to do instead,
+    the line that is in the way is named, and what torch prints of its graphs isn't shown.
+    """
+    torch.manual_seed(0)
+    task = Task(Moody(), [(torch.rand(8, 4), torch.randint(0, 2, (8,)))])
+    *_, exporting, refused = examine(task, metrics_for(task, ["accuracy", "size", "latency"]))
+    assert exporting.details[0].endswith("line 21: return x * 2 if x.sum() > 0 else x)")
+    assert refused.what == "it can be searched for latency"
+    assert refused.verdict == "no"
+    assert "metrics: {latency: {runtime: torch}}" in refused.details[0]
+    assert capfd.readouterr() == ("", "")
 
 
 def test_command_prints_every_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
