@@ -299,7 +299,7 @@ def play_linear(console: Console) -> tuple[list[Bar], list[dict[str, Any]]]:
 def main() -> int:
     """Run, print, judge."""
     parser = arguments(__doc__, quick="fewer recipes, and no search", parts=PARTS)
-    parser.add_argument("--minutes", type=float, default=90, help="of the search")
+    parser.add_argument("--minutes", type=float, default=60, help="of the search")
     parser.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()
     torch.set_num_threads(1)
