@@ -313,7 +313,7 @@ def main() -> int:
     if "predicted" in parts:
         errors: list[float] = []
         for name, task in tasks.items():
-            own, more, pairs = play_predicted(name, task, 6 if options.quick else 16, console)
+            own, more, pairs = play_predicted(name, task, 6 if options.quick else 32, console)
             errors, bars, found = errors + own, bars + more, found | pairs
         bars.append(Bar("error of predicted latency, median", statistics.median(errors), most=ERROR, form=".1%"))
     if "found" in parts and not options.quick:

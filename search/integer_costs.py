@@ -7,14 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from .effects import ON_INTEGERS
 from .latency_table import LatencyTable
 from .sensitivity import Profile
 
 Values = npt.NDArray[np.float64]
-#: Layers of which less is left are gone.
-_GONE = 1e-9
 
 
 @dataclass(frozen=True)
@@ -27,10 +26,9 @@ class IntegerCosts:
         (all settings,) whether a setting lets its site run on integers.
     members
         (decisions, units) 1 where a unit is part of a decision's site.
-    whole
-        (units,) shares of latency that units take on integers, if nothing else is done to them.
-    stubborn
-        (units,) what part of that nothing saves.
+    beside
+        For each technique, (all settings, units): what a setting leaves of a unit on integers, as a multiple of what it
+        leaves in fp32, in logarithms. Of several techniques, which make a layer thin in turn, the largest counts.
     writers, readers
         (pairs,) units, those of one writer together.
     costs
@@ -39,8 +37,7 @@ class IntegerCosts:
 
     integer: npt.NDArray[np.bool_]
     members: Values
-    whole: Values
-    stubborn: Values
+    beside: tuple[sparse.csr_matrix, ...]
     writers: npt.NDArray[np.int64]
     readers: npt.NDArray[np.int64]
     costs: Values
@@ -57,22 +54,25 @@ class IntegerCosts:
             (decisions,) where the settings of a decision begin.
         """
         table, choices = profile.latency, profile.choices
-        if table is None or not (table.borders or table.stubborn):
+        if table is None or not (table.borders or table.alongside):
             return None
         place = {path: i for i, path in enumerate(paths)}
         integer = np.zeros(int(choices.counts.sum()), dtype=bool)
         members = np.zeros((len(choices), len(paths)))
-        whole = np.zeros(len(paths))
+        entries: dict[str, list[tuple[int, int, float]]] = {}
         for i, (offset, decision, effects) in enumerate(zip(offsets, choices.decisions, profile.effects)):
             own = [p for p in choices.space.sites[decision.site].members if p in place]
             members[i, [place[p] for p in own]] = 1
             runs = [e.work.endswith(ON_INTEGERS) for e in effects]
             integer[offset + 1 : offset + 1 + len(effects)] = runs
-            if any(runs):
-                left = table.left.get(LatencyTable.key(decision.site, effects[runs.index(True)]), {})
-                whole[[place[p] for p in own]] = [table.units.get(p, 0.0) * left.get(p, 1.0) for p in own]
-        stubborn = np.array([table.stubborn.get(path, 0.0) for path in paths])
-        return cls(integer, members, whole, stubborn, *_pairs(table, place))
+            for number, (setting, effect) in enumerate(zip(choices.settings[i], effects), 1):
+                left = table.shares(decision.site, effect)
+                for path, share in table.alongside.get(LatencyTable.key(decision.site, effect), {}).items():
+                    if path in place and min(share, left.get(path, 1.0)) > 0:
+                        found = (offset + number, place[path], np.log(share / left.get(path, 1.0)))
+                        entries.setdefault(setting.technique, []).append(found)
+        beside = tuple(_sparse(found, (len(integer), len(paths))) for found in entries.values())
+        return cls(integer, members, beside, *_pairs(table, place))
 
     def extra(self, settings: npt.NDArray[np.int64], left: Values) -> Values:
         """Return what is to be added to genomes' latency.
@@ -85,7 +85,15 @@ class IntegerCosts:
             (n, units) what is left by shares that multiply.
         """
         runs = self.integer[settings] @ self.members > 0
-        kept: Values = (np.where(runs & (left > _GONE), self.whole - left, 0.0)) @ self.stubborn
+        n, d = settings.shape
+        hot = sparse.csr_matrix(
+            (np.ones(n * d), settings.reshape(-1), np.arange(0, n * d + 1, d)), shape=(n, len(self.integer))
+        )
+        most = least = np.zeros(left.shape)
+        for own in self.beside:
+            found = np.asarray((hot @ own).todense())
+            most, least = np.maximum(most, found), np.minimum(least, found)
+        kept: Values = np.where(runs, left * np.expm1(most + least), 0.0).sum(1)
         if len(self.writers):
             differ = runs[:, self.writers] != runs[:, self.readers]
             starts = np.flatnonzero(np.diff(self.writers, prepend=-1))
@@ -104,3 +112,8 @@ def _pairs(
     ]
     writers, readers, costs = zip(*found) if found else ((), (), ())
     return np.array(writers, dtype=np.int64), np.array(readers, dtype=np.int64), np.array(costs, dtype=np.float64)
+
+
+def _sparse(entries: Sequence[tuple[int, int, float]], shape: tuple[int, int]) -> sparse.csr_matrix:
+    rows, columns, values = zip(*entries)
+    return sparse.csr_matrix((values, (rows, columns)), shape=shape)

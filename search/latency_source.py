@@ -16,7 +16,7 @@ from .profile_store import Lines
 from .stopwatch import machine
 
 #: Changes when what is measured changes, so that tables on disk are measured anew.
-VERSION = 3
+VERSION = 4
 
 #: Key -> a site, a setting of it, and its effect.
 Todo = Mapping[str, tuple[str, Setting, Effect]]
@@ -109,9 +109,9 @@ class LatencySource(ABC):
     @abstractmethod
     def mixed(
         self, choices: Choices, effects: Sequence[Sequence[Effect]], left: Mapping[str, Mapping[str, float]]
-    ) -> tuple[dict[str, Border], dict[str, float]]:
+    ) -> tuple[dict[str, Border], dict[str, dict[str, float]]]:
         """Return what is beyond shares that multiply where layers run on integers: `LatencyTable`'s ``borders`` and
-        ``stubborn``.
+        ``alongside``.
         """
 
     def is_checked(self, choices: Choices) -> bool:

@@ -36,9 +36,9 @@ class LatencyTable:
     borders
         Path -> the share that converting a layer's output costs, and the layers that read it: it is paid if one of the
         two sides runs on integers, and the other, or one of them, doesn't.
-    stubborn
-        Path -> the part of a layer's time on integers that no other step saves, or more than all of it: where two thin
-        layers take longer than a whole one.
+    alongside
+        As ``left``, of settings beside integers: path -> share left of the time that a layer takes on integers, which
+        is another one than in fp32.
     checked
         For some recipes, the predicted ratio to the original's latency, and the measured one.
     """
@@ -50,7 +50,7 @@ class LatencyTable:
     left: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     guessed: frozenset[str] = frozenset()
     borders: Mapping[str, Border] = field(default_factory=dict)
-    stubborn: Mapping[str, float] = field(default_factory=dict)
+    alongside: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     checked: tuple[tuple[float, float], ...] = ()
 
     @staticmethod

@@ -102,7 +102,7 @@ class LayerLatency(LatencySource):
                 waiting = []
                 tell(place / len(todo))
 
-    def mixed(self, *_: Any) -> tuple[dict[str, Border], dict[str, float]]:
+    def mixed(self, *_: Any) -> tuple[dict[str, Border], dict[str, dict[str, float]]]:
         """Nothing: torch computes all layers in fp32."""
         return {}, {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
@@ -19,10 +20,13 @@ _PACE = 4.0
 #: Where fewer layers can run on integers, conversions aren't worth a look.
 _FEWEST = 2
 #: Which of a technique's settings are tried together with integers, as places in their order.
-_TRIED = (0.25, 0.75)
-#: Of a layer on integers, the share that nothing else saves, at most: above 1 two thin layers take longer than a whole.
-_MOST = 1.3
+_TRIED = (0.0, 0.33, 0.67, 1.0)
 
+#: What stands for the time of layers that are gone.
+NOTHING = 1e-6
+
+#: A setting, its key and its effect.
+_Choice = tuple[Setting, str, Effect]
 #: Shares left by key and path.
 Left = Mapping[str, Mapping[str, float]]
 
@@ -84,37 +88,50 @@ class IntegerLatency:
         pace = float(np.clip(beyond / paid, 1.0, _PACE)) if paid > 0 else 1.0
         return {path: (round(pace * cost, 6), files[0].readers[path]) for path, cost in costs.items() if cost > 0}
 
-    def stubborn(
+    def alongside(
         self,
         steps: Mapping[str, tuple[Setting, str]],
         choices: Choices,
         effects: Sequence[Sequence[Effect]],
         left: Left,
-    ) -> dict[str, float]:
-        """Return path -> the share of a layer's time on integers that other steps don't save: from models all of whose
-        layers run on integers, and have some setting of another technique.
+    ) -> dict[str, dict[str, float]]:
+        """Return key -> path -> the share of its time on integers that a setting of another technique leaves a layer.
+
+        From models all of whose layers run on integers, and have some setting of another technique: the mildest, the
+        strongest and two between. Of other settings it is between their neighbours'.
         """
-        seen: dict[str, list[tuple[float, float]]] = {}
-        for others in _others(choices, effects, left):
-            recipe = Recipe((*_recipe(steps, steps).steps, *(s.step(site) for site, (s, _) in others.items())))
-            try:
-                base, times = self._beside(self._file(recipe))
-            except (PressError, ValueError, RuntimeError):
-                continue
-            for site, (_, key) in steps.items():
-                for path in self._sites[site].members:
-                    if path in times.layers and path in base.layers:
-                        alone = left[key].get(path, 1.0)
-                        share = float(np.prod([left[k].get(path, 1.0) for _, k in others.values()]))
-                        now = float(np.median(times.layers[path] / np.maximum(base.layers[path], 1e-9)))
-                        seen.setdefault(path, []).append((share, now / max(alone, 1e-9)))
+        found: dict[str, dict[str, float]] = {}
+        for sites in _others(choices, effects, left):
+            timed: dict[str, dict[str, float]] = {}
+            for chosen in _chosen(sites):
+                for path, shares in self._together(steps, chosen, left).items():
+                    timed.setdefault(path, {}).update(shares)
+            for settings in sites.values():
+                for path in {path for _, _, effect in settings for path in effect.shares} & timed.keys():
+                    known = {n: timed[path][key] for n, (_, key, _) in enumerate(settings) if key in timed[path]}
+                    for n, (_, key, _) in enumerate(settings if known else ()):
+                        share = np.interp(n, list(known), list(known.values()))
+                        found.setdefault(key, {})[path] = round(float(share), 4)
+        return found
+
+    def _together(
+        self, steps: Mapping[str, tuple[Setting, str]], chosen: Mapping[str, _Choice], left: Left
+    ) -> dict[str, dict[str, float]]:
+        """Return path -> key -> what a setting leaves of a layer, from one model that has all of some; nothing if it
+        can't be made.
+        """
+        recipe = Recipe((*_recipe(steps, steps).steps, *(s.step(site) for site, (s, _, _) in chosen.items())))
+        try:
+            base, times = self._beside(self._file(recipe))
+        except (PressError, ValueError, RuntimeError):
+            return {}
+        others = {key: effect for _, key, effect in chosen.values()}
         found = {}
-        for path, pairs in seen.items():
-            shares, times_left = np.array(pairs).T
-            saved = np.maximum(1 - shares, 0.0)
-            if saved.any():  # what is left is q + (1 - q) * share, by least squares
-                q = float(((times_left - shares) * saved).sum() / (saved**2).sum())
-                found[path] = round(float(np.clip(q, 0.0, _MOST)), 4)
+        for site, (_, whole) in steps.items():
+            for path in times.layers.keys() & base.layers.keys() & set(self._sites[site].members):
+                now = float(np.median(times.layers[path] / np.maximum(base.layers[path], 1e-9)))
+                share = max(now / max(left[whole].get(path, 1.0), 1e-9), NOTHING)
+                found[path] = {key: share**part for key, part in parts_of(others, path).items()}
         return found
 
 
@@ -122,18 +139,38 @@ def _recipe(steps: Mapping[str, tuple[Setting, str]], sites: Iterable[str]) -> R
     return Recipe(tuple(steps[site][0].step(site) for site in sites))
 
 
-def _others(choices: Choices, effects: Sequence[Sequence[Effect]], left: Left) -> list[dict[str, tuple[Setting, str]]]:
-    """Return, for each technique that makes layers smaller, a mild and a strong setting of each of its sites."""
-    known: dict[str, dict[str, list[tuple[Setting, str]]]] = {}
+def parts_of(settings: Mapping[str, Effect], path: str) -> dict[str, float]:
+    """Return key -> the part of a layer's change, in logarithms, that is a setting's doing: as the MACs say, and where
+    no MACs change, all alike, or those that let it run on integers.
+    """
+    touching = {key: e.shares[path][1] for key, e in settings.items() if path in e.shares}
+    logs = {key: -math.log(max(macs, NOTHING)) for key, macs in touching.items()}
+    total = sum(logs.values())
+    if total <= 0:
+        integers = [key for key in touching if settings[key].work.endswith(ON_INTEGERS)] or list(touching)
+        return {key: 1 / len(integers) for key in integers}
+    return {key: log / total for key, log in logs.items()}
+
+
+def _others(choices: Choices, effects: Sequence[Sequence[Effect]], left: Left) -> list[dict[str, list[_Choice]]]:
+    """Return, for each technique that makes layers smaller, the settings of each of its sites, the mildest first; of
+    those that compute the same, one.
+    """
+    known: dict[str, dict[str, dict[str, _Choice]]] = {}
     for decision, settings, own in zip(choices.decisions, choices.settings, effects):
         for setting, effect in zip(settings, own):
             key = LatencyTable.key(decision.site, effect)
             removes = any(share[1] == 0.0 for share in effect.shares.values())
             numbers = effect.work.endswith((ON_INTEGERS, ON_FOUR_BITS))
             if effect.work and not numbers and not removes and key in left:
-                known.setdefault(setting.technique, {}).setdefault(decision.site, []).append((setting, key))
-    return [
-        {site: found[int(place * (len(found) - 1) + 0.5)] for site, found in sites.items()}
-        for sites in known.values()
-        for place in _TRIED
-    ]
+                known.setdefault(setting.technique, {}).setdefault(decision.site, {})[key] = (setting, key, effect)
+    return [{site: sorted(found.values(), key=_macs_left) for site, found in sites.items()} for sites in known.values()]
+
+
+def _macs_left(choice: _Choice) -> float:
+    return -sum(macs for _, macs, _ in choice[2].shares.values())
+
+
+def _chosen(sites: Mapping[str, Sequence[_Choice]]) -> list[dict[str, _Choice]]:
+    """Return settings that are tried together, one for each site."""
+    return [{site: found[int(place * (len(found) - 1) + 0.5)] for site, found in sites.items()} for place in _TRIED]

@@ -20,18 +20,16 @@ from ...evaluators.latency import Latency
 from ...spaces.choices import Choices, Setting
 from ...spaces.errors import PressError
 from ...spaces.recipe import Recipe
-from ..effects import ON_INTEGERS, Effect, Survey
+from ..effects import Effect, Survey
 from ..latency_source import LatencySource, Todo
 from ..latency_table import Border
 from ..trial import Bench
-from .integer_latency import IntegerLatency
+from .integer_latency import NOTHING, IntegerLatency, parts_of
 from .node_times import SECONDS, Marked, Times, marked, node_times
 from .onnx_file import to_graph
 
 #: Seconds that torch's exporter takes for a structure of so many layers, about; more layers take as much longer.
 _EXPORT, _LAYERS = 3.0, 20
-#: What stands for the time of layers that are gone.
-_NOTHING = 1e-6
 
 
 class DeployedLatency(LatencySource):
@@ -107,13 +105,14 @@ class DeployedLatency(LatencySource):
         ratios = {}
         for path, seconds in before.layers.items():
             if path in after.layers:
-                ratios[path] = max(_NOTHING, float(np.median(after.layers[path] / np.maximum(seconds, 1e-9))))
+                ratios[path] = max(NOTHING, float(np.median(after.layers[path] / np.maximum(seconds, 1e-9))))
         self._keep(settings, ratios)
 
     def _keep(self, settings: Todo, ratios: Mapping[str, float] | None) -> None:
         """Keep what each of some settings leaves, given what they leave together; without that, by their MACs."""
         units, found = self.lines.known["units"], {}
-        weights = {path: self._weights(settings, path) for path in units}
+        done = {key: effect for key, (_, _, effect) in settings.items()}
+        weights = {path: parts_of(done, path) for path in units}
         for key, (_, _, effect) in settings.items():
             left: dict[str, float] = {}
             guessed = False
@@ -131,7 +130,7 @@ class DeployedLatency(LatencySource):
 
     def mixed(
         self, choices: Choices, effects: Sequence[Sequence[Effect]], left: Mapping[str, Mapping[str, float]]
-    ) -> tuple[dict[str, Border], dict[str, float]]:
+    ) -> tuple[dict[str, Border], dict[str, dict[str, float]]]:
         """See the class."""
         own = IntegerLatency(self.survey.sites, self._file, self._beside)
         steps = own.steps(choices, effects)
@@ -141,22 +140,9 @@ class DeployedLatency(LatencySource):
         content = json.dumps([sorted(left), [str(s) for s, _ in steps.values()]]).encode()
         key = f"mixed {hashlib.sha256(content).hexdigest()[:24]}"
         if key not in known:
-            self.lines.add({key: [own.conversions(steps), own.stubborn(steps, choices, effects, left)]})
-        borders, stubborn = known[key]
-        return {path: (float(cost), tuple(readers)) for path, (cost, readers) in borders.items()}, dict(stubborn)
-
-    @staticmethod
-    def _weights(settings: Todo, path: str) -> dict[str, float]:
-        """Return key -> the part of a layer's change, in logarithms, that is a setting's doing: as the MACs say, and
-        where no MACs change, all alike.
-        """
-        touching = {key: e.shares[path][1] for key, (_, _, e) in settings.items() if path in e.shares}
-        logs = {key: -math.log(max(macs, _NOTHING)) for key, macs in touching.items()}
-        total = sum(logs.values())
-        if total <= 0:
-            integers = [key for key in touching if settings[key][2].work.endswith(ON_INTEGERS)] or list(touching)
-            return {key: 1 / len(integers) for key in integers}
-        return {key: log / total for key, log in logs.items()}
+            self.lines.add({key: [own.conversions(steps), own.alongside(steps, choices, effects, left)]})
+        borders, alongside = known[key]
+        return {path: (float(cost), tuple(readers)) for path, (cost, readers) in borders.items()}, dict(alongside)
 
 
 def _removes(effect: Effect) -> bool:

@@ -137,22 +137,28 @@ def node_times(files: Sequence[Marked], inputs: Sequence[Any]) -> list[Times]:
                 noting()
             turns += 1
         return [
-            Times(_by_layer(session.noted(), file.owners, turns), np.array(seconds)[_WARM:])
+            Times(_by_layer(session.noted(), file.owners, np.array(seconds)), np.array(seconds)[_WARM:])
             for session, file, seconds in zip(watched, files, whole)
         ]
 
 
-def _by_layer(noted: Sequence[tuple[str, float]], owners: Sequence[str], turns: int) -> dict[str, Values]:
-    """Return layer -> (turns,) seconds of its nodes, given those of all passes, one after the other.
+def _by_layer(noted: Sequence[tuple[str, float]], owners: Sequence[str], whole: Values) -> dict[str, Values]:
+    """Return layer -> (turns,) seconds of its nodes, given those of all passes, one after the other, and (turns,) what
+    passes take of which nobody takes notes.
 
-    A node that the runtime put in, such as a change of layout, counts for the layer that comes after it.
+    A node that the runtime put in, such as a change of layout, counts for the layer that comes after it. To look at the
+    clock takes time, too, and on some machines as long as a small node: what nodes take together beyond a whole pass is
+    taken from all alike.
     """
+    turns = len(whole)
     nodes = len(noted) // turns
     marks = [_MARK.search(name) for name, _ in noted[:nodes]]
     found = {owner: np.zeros(turns - _WARM) for owner in owners if owner}
     if nodes * turns != len(noted):  # passes differ in what they run: nobody knows what belongs to which
         return found
     seconds = np.array([taken for _, taken in noted]).reshape(turns, nodes)[_WARM:]
+    noting = max(0.0, float(np.median(seconds.sum(1)) - np.median(whole[_WARM:]))) / nodes
+    seconds = np.maximum(seconds - noting, 0.0)
     owner = ""
     for place in reversed(range(nodes)):
         mark = marks[place]

@@ -230,6 +230,36 @@ def test_latency_is_that_of_the_table() -> None:
         assert predicted[:-1] == pytest.approx(plain.predict(genome)[0])
 
 
+def test_layers_on_integers_have_times_of_their_own() -> None:
+    """What a setting leaves of a layer's time on integers is what was timed there, not in fp32; of two techniques that
+    make one layer slower than their shares say, the one that does so more counts.
+    """
+    profile = with_table()
+    assert profile.latency is not None
+    works = {Stage.NUMERIC: ON_INTEGERS, Stage.MASK: "masked"}
+    effects = tuple(
+        tuple(replace(e, work=works[d.stage]) if d.stage in works else e for e in own)
+        for d, own in zip(profile.choices.decisions, profile.effects)
+    )
+    group, numbers, mask = "group:a/group:a/structure", f"a/{ON_INTEGERS}", "a/masked"
+    left = {**profile.latency.left, numbers: {"a": 0.5}, mask: {"a": 0.8}, f"b.fc/{ON_INTEGERS}": {"b.fc": 0.25}}
+    alongside = {group: {"a": 0.9, "b.fc": 0.4, "elsewhere": 1.0}, mask: {"a": 1.2}}
+    table = replace(profile.latency, left=left, alongside=alongside)
+    profile = replace(profile, effects=effects, latency=table)
+    a, b, rest = 0.2, 0.25, 0.55
+    for chosen, value in (
+        (("a_numeric",), 0.5 * a + b),
+        (("group_structure",), 0.5 * a + 0.8 * b),
+        (("group_structure", "a_numeric"), 0.5 * 0.9 * a + 0.8 * b),
+        (("group_structure", "a_numeric", "b_numeric"), 0.5 * 0.9 * a + 0.25 * 0.4 * b),
+        (("a_mask", "a_numeric"), 0.5 * 1.2 * a + b),
+        (("group_structure", "a_mask", "a_numeric"), 0.5 * 0.9 * 0.8 * a + 0.8 * b),
+    ):
+        genome = row(profile, **dict.fromkeys(chosen, 1))
+        for costs in (CostModel(profile), QuickCosts(profile)):
+            assert costs.predict(genome)[0, -1] == pytest.approx(value + rest)
+
+
 def test_conversions_are_paid_where_neighbours_differ() -> None:
     """Once for a layer whose readers don't all run as it does; the fast predictions say the same."""
     profile = with_table()

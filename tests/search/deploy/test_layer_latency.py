@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,15 +13,23 @@ from torch import nn
 from paretopress.evaluators.latency import Latency
 from paretopress.search.costs import CostModel
 from paretopress.search.deploy import layer_latency
+from paretopress.search.deploy.integer_latency import IntegerLatency
 from paretopress.search.deploy.layer_latency import DeployedLatency
-from paretopress.search.effects import ON_INTEGERS
+from paretopress.search.deploy.node_times import Times
+from paretopress.search.effects import ON_INTEGERS, Effect
 from paretopress.search.latency_check import check_latency
 from paretopress.search.latency_table import LatencyTable
 from paretopress.search.profile_store import ProfileStore
 from paretopress.search.sensitivity import Profile, Profiler
 from paretopress.search.trial import Bench
+from paretopress.spaces.choices import Choices
+from paretopress.spaces.decision import Decision, Option
 from paretopress.spaces.errors import ArtifactError
+from paretopress.spaces.knob import Knob
+from paretopress.spaces.recipe import Recipe
+from paretopress.spaces.site import Site
 from paretopress.spaces.space import Space
+from paretopress.spaces.stage import Stage
 from paretopress.spaces.task import Task
 
 
@@ -129,6 +138,47 @@ def test_conversions_are_paid_between_neighbours(profile: Profile, measured: tup
         assert cost > 0
         assert readers
         assert path not in readers
+
+
+def test_other_techniques_are_timed_beside_integers(profile: Profile, measured: tuple[LatencyTable, Path]) -> None:
+    """Every one that makes layers smaller, for all of its settings, and nothing else."""
+    table, _ = measured
+    assert table.alongside.keys() == {*keys(profile, "channels"), *keys(profile, "svd")}
+    assert all(share > 0 for shares in table.alongside.values() for share in shares.values())
+    assert {"block.a", "block.b"} <= set().union(*table.alongside.values())
+
+
+def test_settings_between_those_that_were_timed_are_between_them() -> None:
+    """The mildest comes first, and what computes the same is timed once; what no model had, its neighbours tell."""
+    sites = [Site("a", "linear", ("a",)), Site("g", "group", ("a",))]
+    ratios = Knob("ratio", tuple(n / 10 for n in range(9, 0, -1)))
+    criterion = Knob("criterion", ("l1", "l2"), ordered=False)
+    decisions = [
+        Decision("g", Stage.STRUCTURE, (Option("channels", (ratios, criterion)),)),
+        Decision("a", Stage.NUMERIC, (Option("int8", (Knob("bits", (7, 4)),)),)),
+    ]
+    choices = Choices(Space(sites, decisions))
+    kept = [1 - float(dict(s.params)["ratio"]) for s in choices.settings[0]]
+    effects = (
+        tuple(Effect(shares={"a": (k, k, 1.0)}, work=f"{k:.1f}") for k in kept),
+        tuple(Effect(shares={"a": (0.2, 1.0, 0.25)}, work=ON_INTEGERS) for _ in choices.settings[1]),
+    )
+    left = {f"g/{k:.1f}": {"a": k} for k in kept} | {f"a/{ON_INTEGERS}": {"a": 0.5}}
+
+    def beside(recipe: Recipe) -> list[Times]:
+        [step] = recipe.at("g")
+        share = 0.5 * (0.1 + 0.9 * (1 - float(step.options["ratio"])))
+        tried.append(float(step.options["ratio"]))
+        return [Times({"a": np.array([seconds])}, np.ones(1)) for seconds in (2.0, 2.0 * share)]
+
+    tried: list[float] = []
+    own = IntegerLatency({s.name: s for s in sites}, lambda recipe: recipe, beside)  # type: ignore[arg-type] # no file
+    steps = {"a": (choices.settings[1][0], f"a/{ON_INTEGERS}")}
+    found = own.alongside(steps, choices, effects, left)
+    assert tried == sorted(tried) == [0.1, 0.4, 0.6, 0.9]
+    assert {key: shares["a"] for key, shares in found.items()} == pytest.approx(
+        {f"g/{k:.1f}": 0.1 + 0.9 * k for k in kept}, abs=1e-3
+    )
 
 
 def test_what_is_known_is_not_measured_again(
