@@ -76,9 +76,9 @@ class IntegerLatency:
         found: dict[str, list[float]] = {}
         beyond = 0.0  # what mixing costs, in the layers' nodes or in none
         for times, integer in zip(mixed, members):
-            beyond += float(np.median(times.whole / base.whole)) - 1
+            beyond += times.whole / base.whole - 1
             for path in times.layers.keys() & base.layers.keys() & whole.layers.keys():
-                shares = [float(np.median(t.layers[path] / base.whole)) for t in (times, base, whole)]
+                shares = [t.layers[path] / base.whole for t in (times, base, whole)]
                 alike = shares[2 if path in integer else 1]
                 beyond -= alike - shares[1]
                 if path in files[0].readers:
@@ -129,7 +129,7 @@ class IntegerLatency:
         found = {}
         for site, (_, whole) in steps.items():
             for path in times.layers.keys() & base.layers.keys() & set(self._sites[site].members):
-                now = float(np.median(times.layers[path] / np.maximum(base.layers[path], 1e-9)))
+                now = times.layers[path] / max(base.layers[path], 1e-9)
                 share = max(now / max(left[whole].get(path, 1.0), 1e-9), NOTHING)
                 found[path] = {key: share**part for key, part in parts_of(others, path).items()}
         return found

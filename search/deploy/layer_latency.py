@@ -13,8 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from ...evaluators.inference import at_batch, device_of
 from ...evaluators.latency import Latency
 from ...spaces.choices import Choices, Setting
@@ -66,9 +64,9 @@ class DeployedLatency(LatencySource):
     def measure_units(self) -> None:
         """Time the original's layers in its file."""
         [found] = self._beside()
-        units = {path: float(np.median(seconds / found.whole)) for path, seconds in found.layers.items()}
+        units = {path: seconds / found.whole for path, seconds in found.layers.items()}
         total = max(1.0, sum(units.values()))
-        milliseconds = 1e3 * float(np.median(found.whole))
+        milliseconds = 1e3 * found.whole
         self.lines.add({"units": {p: u / total for p, u in units.items()}, "milliseconds": milliseconds})
 
     # --- what settings change ------------------------------------------------------------------------------
@@ -105,7 +103,7 @@ class DeployedLatency(LatencySource):
         ratios = {}
         for path, seconds in before.layers.items():
             if path in after.layers:
-                ratios[path] = max(NOTHING, float(np.median(after.layers[path] / np.maximum(seconds, 1e-9))))
+                ratios[path] = max(NOTHING, after.layers[path] / max(seconds, 1e-9))
         self._keep(settings, ratios)
 
     def _keep(self, settings: Todo, ratios: Mapping[str, float] | None) -> None:

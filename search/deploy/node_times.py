@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
+from scipy.stats import trim_mean
 
 from ...evaluators.onnx_session import Session
 from ...evaluators.pairing import alone
 
-Values = npt.NDArray[np.float64]
-
 #: Turns, the fewest if one takes long, and the seconds for all.
-TURNS, FEWEST, SECONDS = 100, 12, 1.0
+TURNS, FEWEST, SECONDS = 400, 12, 1.0
 #: Turns that only warm up.
 _WARM = 2
+#: The share of what was noted of a layer that is its own at least.
+_LEAST = 0.05
 #: Where the exporter says which modules a node comes from, the innermost last.
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _MARK = re.compile(r"@(\d+)@")
@@ -102,10 +102,10 @@ def _layer(node: ir.Node, layers: Collection[str]) -> str:
 
 @dataclass(frozen=True)
 class Times:
-    """What layers take, (turns,) seconds each, and the whole pass without anybody who takes notes."""
+    """Seconds that layers take, and the whole pass without anybody who takes notes."""
 
-    layers: Mapping[str, Values]
-    whole: Values
+    layers: Mapping[str, float]
+    whole: float
 
 
 def node_times(files: Sequence[Marked], inputs: Sequence[Any]) -> list[Times]:
@@ -137,32 +137,37 @@ def node_times(files: Sequence[Marked], inputs: Sequence[Any]) -> list[Times]:
                 noting()
             turns += 1
         return [
-            Times(_by_layer(session.noted(), file.owners, np.array(seconds)), np.array(seconds)[_WARM:])
-            for session, file, seconds in zip(watched, files, whole)
+            Times(_by_layer(session.noted(), file.owners, turns, usual), usual)
+            for session, file, usual in zip(watched, files, map(_usual, whole))
         ]
 
 
-def _by_layer(noted: Sequence[tuple[str, float]], owners: Sequence[str], whole: Values) -> dict[str, Values]:
-    """Return layer -> (turns,) seconds of its nodes, given those of all passes, one after the other, and (turns,) what
-    passes take of which nobody takes notes.
+def _usual(seconds: Any) -> Any:
+    """Return the mean of the middle half of (turns, ...): notes are whole microseconds, of which a median is one."""
+    return trim_mean(np.asarray(seconds)[_WARM:], 0.25)
+
+
+def _by_layer(noted: Sequence[tuple[str, float]], owners: Sequence[str], turns: int, whole: float) -> dict[str, float]:
+    """Return layer -> seconds of its nodes, given those of all passes, one after the other, and what a pass takes of
+    which nobody takes notes.
 
     A node that the runtime put in, such as a change of layout, counts for the layer that comes after it. To look at the
-    clock takes time, too, and on some machines as long as a small node: what nodes take together beyond a whole pass is
+    clock takes time, too, and on some machines more than a small node: what nodes take together beyond a whole pass is
     taken from all alike.
     """
-    turns = len(whole)
     nodes = len(noted) // turns
     marks = [_MARK.search(name) for name, _ in noted[:nodes]]
-    found = {owner: np.zeros(turns - _WARM) for owner in owners if owner}
+    found = dict.fromkeys((owner for owner in owners if owner), 0.0)
     if nodes * turns != len(noted):  # passes differ in what they run: nobody knows what belongs to which
         return found
-    seconds = np.array([taken for _, taken in noted]).reshape(turns, nodes)[_WARM:]
-    noting = max(0.0, float(np.median(seconds.sum(1)) - np.median(whole[_WARM:]))) / nodes
-    seconds = np.maximum(seconds - noting, 0.0)
+    seconds = _usual(np.array([taken for _, taken in noted]).reshape(turns, nodes))
+    noting = max(0.0, float(seconds.sum()) - whole) / nodes
+    counts = dict.fromkeys(found, 0)
     owner = ""
     for place in reversed(range(nodes)):
         mark = marks[place]
         owner = owners[int(mark[1])] if mark is not None else owner
         if owner:
-            found[owner] += seconds[:, place]
-    return found
+            found[owner] += float(seconds[place])
+            counts[owner] += 1
+    return {owner: max(taken - noting * counts[owner], _LEAST * taken) for owner, taken in found.items()}

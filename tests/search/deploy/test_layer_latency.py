@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -169,7 +168,7 @@ def test_settings_between_those_that_were_timed_are_between_them() -> None:
         [step] = recipe.at("g")
         share = 0.5 * (0.1 + 0.9 * (1 - float(step.options["ratio"])))
         tried.append(float(step.options["ratio"]))
-        return [Times({"a": np.array([seconds])}, np.ones(1)) for seconds in (2.0, 2.0 * share)]
+        return [Times({"a": seconds}, 1.0) for seconds in (2.0, 2.0 * share)]
 
     tried: list[float] = []
     own = IntegerLatency({s.name: s for s in sites}, lambda recipe: recipe, beside)  # type: ignore[arg-type] # no file

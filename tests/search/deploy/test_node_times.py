@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -56,9 +55,9 @@ def test_time_is_where_the_work_is() -> None:
     assert file.readers == {"stem": ("first", "second"), "first": ("second",), "second": ("fc",)}
     [times] = node_times([file], [X.numpy()])
     assert times.layers.keys() == {"stem", "first", "second", "fc"}
-    seconds = {path: float(np.median(found)) for path, found in times.layers.items()}
+    seconds = times.layers
     assert seconds["second"] > sum(seconds[path] for path in ("stem", "first", "fc"))
-    assert len({len(found) for found in (*times.layers.values(), times.whole)}) == 1
+    assert sum(seconds.values()) <= 1.01 * times.whole
 
 
 def test_nodes_that_round_belong_to_the_layer_beside_them() -> None:
@@ -76,7 +75,7 @@ def test_nodes_that_round_belong_to_the_layer_beside_them() -> None:
     assert file.owners[int(first.name.strip("@"))] == "stem"
     [times] = node_times([file], [X.numpy()])
     assert times.layers.keys() >= {"stem", "first", "second", "fc"}
-    assert all((found > 0).all() for path, found in times.layers.items() if path != "norm")
+    assert all(found > 0 for path, found in times.layers.items() if path != "norm")
 
 
 def test_looking_at_the_clock_is_no_work() -> None:
@@ -84,8 +83,8 @@ def test_looking_at_the_clock_is_no_work() -> None:
     slow clock layers of many small nodes, such as those on integers, would seem slower than they are.
     """
     noted = [("@0@", 4e-6), ("added", 3e-6), ("@1@", 8e-6)] * 5
-    found = _by_layer(noted, ("first", "second"), np.full(5, 12e-6))
-    assert found["first"] == pytest.approx(np.full(3, 3e-6))
-    assert found["second"] == pytest.approx(np.full(3, 9e-6))
-    rested = _by_layer(noted, ("first", "second"), np.full(5, 20e-6))  # what is in no node stays there
-    assert rested["second"] == pytest.approx(np.full(3, 11e-6))
+    found = _by_layer(noted, ("first", "second"), 5, 12e-6)
+    assert found == pytest.approx({"first": 3e-6, "second": 9e-6})
+    rested = _by_layer(noted, ("first", "second"), 5, 20e-6)  # what is in no node stays there
+    assert rested == pytest.approx({"first": 4e-6, "second": 11e-6})
+    assert _by_layer(noted, ("first", "second"), 5, 1e-6)["first"] > 0
