@@ -180,12 +180,16 @@ class Evaluator(ABC):
     cost: ClassVar[float]
     summary: ClassVar[str]
     anew: ClassVar[bool] = False
-    deployed: bool = False
 
     @property
     def conditions(self) -> str:
         """See the class."""
         return ""
+
+    @property
+    def deployed(self) -> bool:
+        """See the class."""
+        return False
 
     @abstractmethod
     def measure(self, subject: Subject) -> Measurement:

@@ -84,7 +84,7 @@ class Latency(Evaluator):
         return find(self.runtime)
 
     @property
-    def deployed(self) -> bool:  # type: ignore[override]  # others always look at the file, or never
+    def deployed(self) -> bool:
         """Whether it times the deployed file."""
         return self._measure is not None or self._where.deployed
 

@@ -19,8 +19,12 @@ class OnnxSize(Evaluator):
     direction: Direction = "minimize"
     cost: ClassVar[float] = 4.0
     anew = True
-    deployed = True
     summary: ClassVar[str] = "Length of the deployed ONNX file in bytes; its weights are packed, not entropy coded."
+
+    @property
+    def deployed(self) -> bool:
+        """It is the deployed file that is measured."""
+        return True
 
     def measure(self, subject: Subject) -> Measurement:
         """Return the exact length; raises ArtifactError if the model can't be exported."""

@@ -129,7 +129,8 @@ class CostModel:
         costs[:, self.metrics.index("size")] += STEP_BYTES * np.count_nonzero(genomes, axis=1)
         if self._integers is not None and self._timed in self.metrics:
             place = self.metrics.index(self._timed)
-            costs[:, place] += self._integers.extra(genomes + self.offsets, left[place])
+            hot = self.hot(genomes) if hot is None else hot
+            costs[:, place] += self._integers.extra(genomes + self.offsets, hot, left[place])
         return costs
 
 

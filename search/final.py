@@ -238,12 +238,15 @@ class _Points:
 
     def _otherwise(self, data: bytes, metric: Evaluator, found: Unmeasured) -> Measurement | Unmeasured | None:
         """Return a figure of the original in another way: models that can't be deployed are timed in torch. None for
-        one that nobody asked for: the column is left out.
+        one that nobody asked for: the column is left out, and a note says why.
         """
-        if metric is evaluators().get(OnnxSize.name):
+        if not metric.deployed:
+            return found
+        if not isinstance(metric, Latency) and metric is evaluators().get(metric.name):
             self.columns.remove(metric)
+            self.failed[metric.name] = found.reason
             return None
-        if not (isinstance(metric, Latency) and metric.deployed and metric.here):
+        if not (isinstance(metric, Latency) and metric.here):
             return found
         in_torch = metric.but(runtime="torch")
         self.columns[self.columns.index(metric)] = in_torch

@@ -74,21 +74,19 @@ class IntegerCosts:
         beside = tuple(_sparse(found, (len(integer), len(paths))) for found in entries.values())
         return cls(integer, members, beside, *_pairs(table, place))
 
-    def extra(self, settings: npt.NDArray[np.int64], left: Values) -> Values:
+    def extra(self, settings: npt.NDArray[np.int64], hot: sparse.csr_matrix, left: Values) -> Values:
         """Return what is to be added to genomes' latency.
 
         Parameters
         ----------
         settings
             (n, decisions) the places of their settings.
+        hot
+            (n, all settings) the same as ones and zeros.
         left
             (n, units) what is left by shares that multiply.
         """
         runs = self.integer[settings] @ self.members > 0
-        n, d = settings.shape
-        hot = sparse.csr_matrix(
-            (np.ones(n * d), settings.reshape(-1), np.arange(0, n * d + 1, d)), shape=(n, len(self.integer))
-        )
         most = least = np.zeros(left.shape)
         for own in self.beside:
             found = np.asarray((hot @ own).todense())

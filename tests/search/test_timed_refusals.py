@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from paretopress.evaluators.latency import Latency
-from paretopress.search import Task, search
+from paretopress.search import Space, Task, search
 from paretopress.spaces.errors import SettingError
 
 PHONE = Latency(device="./phone.sh {model} {baseline}", name="phone")
@@ -56,14 +56,14 @@ def test_what_cannot_be_timed_is_told_at_once(
 
 
 def test_a_model_that_cannot_be_exported_has_no_column_of_its_file(tmp_path: Path) -> None:
-    """Nobody asked for it: it is left out without a warning at every point, and latency is that of the model."""
+    """Nobody asked for it: it is left out with one note, not a warning at every point; latency is the model's."""
     task = Task(Halting(), [(torch.randn(30, 4), torch.arange(30) % 3)], name="halting")
     front = search(task, run=tmp_path / "run", budget=2, executor="local", progress=False)
     for point in (front.baseline, *front):
         assert "onnx_size" not in point.final
         assert not any("onnx_size" in flag for flag in point.flags)
         assert point.final["latency"].detail["deployed"] is False
-    assert not any("onnx_size" in note for note in front.notes)
+    assert sum("onnx_size could not be measured for any model: torch can't export" in n for n in front.notes) == 1
 
 
 def test_a_deployed_file_has_its_size_beside_the_models(tmp_path: Path) -> None:
@@ -74,3 +74,17 @@ def test_a_deployed_file_has_its_size_beside_the_models(tmp_path: Path) -> None:
     for number, point in enumerate((front.baseline, *front)):
         exported = point.export(tmp_path / f"{number}.onnx")
         assert point.final["onnx_size"].value == exported.bytes == (tmp_path / f"{number}.onnx").stat().st_size
+
+
+def test_the_deployed_files_size_can_be_searched_and_limited(tmp_path: Path) -> None:
+    """What a device downloads is what a user of ONNX wants small: as an objective, and within a limit."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 3))
+    task = Task(model, [(torch.randn(30, 32), torch.arange(30) % 3)], name="small")
+    front = search(
+        task, Space.from_task(task, {"integer": {"bits": [8, 4]}}), ["accuracy", "onnx_size"],
+        constraints=["onnx_size <= 0.5x"], run=tmp_path / "run", budget=4, executor="local", progress=False,
+    )  # fmt: skip
+    assert front.feasible
+    for point in front:
+        assert point.final["onnx_size"].value <= 0.5 * front.baseline.final["onnx_size"].value
