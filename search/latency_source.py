@@ -16,10 +16,13 @@ from .profile_store import Lines
 from .stopwatch import machine
 
 #: Changes when what is measured changes, so that tables on disk are measured anew.
-VERSION = 4
+VERSION = 5
 
 #: Key -> a site, a setting of it, and its effect.
 Todo = Mapping[str, tuple[str, Setting, Effect]]
+#: Key -> path -> the share left, and path -> a conversion; see `LatencyTable`.
+Left = Mapping[str, Mapping[str, float]]
+Borders = Mapping[str, Border]
 
 
 class LatencySource(ABC):
@@ -94,24 +97,24 @@ class LatencySource(ABC):
         }
         found = {key: known[f"left {key}"] for key in sorted(keys) if f"left {key}" in known}
         left = {key: shares for key, (shares, _) in found.items()}
+        integers, borders, alongside = self.mixed(choices, effects, left)
         checked = tuple((float(p), float(m)) for p, m in known.get(f"checked {choices.space.digest}", ()))
         return LatencyTable(
             self.metric.name,
             self.metric.conditions,
             float(known["milliseconds"]),
             known["units"],
-            left,
+            {**left, **integers},
             frozenset(key for key, (_, guessed) in found.items() if guessed),
-            *self.mixed(choices, effects, left),
+            borders,
+            alongside,
             checked,
         )
 
     @abstractmethod
-    def mixed(
-        self, choices: Choices, effects: Sequence[Sequence[Effect]], left: Mapping[str, Mapping[str, float]]
-    ) -> tuple[dict[str, Border], dict[str, dict[str, float]]]:
-        """Return what is beyond shares that multiply where layers run on integers: `LatencyTable`'s ``borders`` and
-        ``alongside``.
+    def mixed(self, choices: Choices, effects: Sequence[Sequence[Effect]], left: Left) -> tuple[Left, Borders, Left]:
+        """Return what takes another time where only some layers run on integers: what integers leave, and what is
+        beyond shares that multiply: `LatencyTable`'s ``borders`` and ``alongside``.
         """
 
     def is_checked(self, choices: Choices) -> bool:

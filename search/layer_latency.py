@@ -25,8 +25,7 @@ from ..spaces.errors import PressError
 from .calls import Pass, copied
 from .effects import Effect, Survey
 from .footprint import shares_left
-from .latency_source import LatencySource, Todo
-from .latency_table import Border
+from .latency_source import Borders, LatencySource, Left, Todo
 from .stopwatch import FEWEST, SECONDS, TURNS, Ready, beside, once
 from .trial import Bench
 
@@ -102,9 +101,9 @@ class LayerLatency(LatencySource):
                 waiting = []
                 tell(place / len(todo))
 
-    def mixed(self, *_: Any) -> tuple[dict[str, Border], dict[str, dict[str, float]]]:
+    def mixed(self, *_: Any) -> tuple[Left, Borders, Left]:
         """Nothing: torch computes all layers in fp32."""
-        return {}, {}
+        return {}, {}, {}
 
     # --- the original --------------------------------------------------------------------------------------
 

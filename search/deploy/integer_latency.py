@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,9 +14,10 @@ from ...spaces.site import Site
 from ..effects import ON_FOUR_BITS, ON_INTEGERS, Effect
 from ..latency_table import Border, LatencyTable
 from .node_times import Marked, Times
+from .weighing import halves, weigh
 
-#: What conversions cost that belong to no layer, at most, as a multiple of those that do.
-_PACE = 4.0
+#: Models of which notes of nodes are taken: all layers on integers, and every other one.
+_NOTED = 3
 #: Where fewer layers can run on integers, conversions aren't worth a look.
 _FEWEST = 2
 #: Which of a technique's settings are tried together with integers, as places in their order.
@@ -42,6 +43,8 @@ class IntegerLatency:
         Makes the deployed file of a recipe.
     beside
         Times files beside the original's, whose times come first.
+    ratio
+        Returns how long a file takes as a multiple of the original's.
     """
 
     def __init__(
@@ -49,8 +52,9 @@ class IntegerLatency:
         sites: Mapping[str, Site],
         file: Callable[[Recipe], Marked],
         beside: Callable[..., Sequence[Times]],
+        ratio: Callable[[Marked], float],
     ) -> None:
-        self._sites, self._file, self._beside = sites, file, beside
+        self._sites, self._file, self._beside, self._ratio = sites, file, beside, ratio
 
     @staticmethod
     def steps(choices: Choices, effects: Sequence[Sequence[Effect]]) -> dict[str, tuple[Setting, str]]:
@@ -62,31 +66,55 @@ class IntegerLatency:
                     found.setdefault(decision.site, (setting, LatencyTable.key(decision.site, effect)))
         return found if len(found) >= _FEWEST else {}
 
-    def conversions(self, steps: Mapping[str, tuple[Setting, str]]) -> dict[str, Border]:
-        """Return path -> what converting its output costs, and who reads it: from two models in which every other
-        layer runs on integers.
+    def weighed(
+        self, steps: Mapping[str, tuple[Setting, str]], units: Mapping[str, float], left: Left
+    ) -> tuple[dict[str, dict[str, float]], dict[str, Border]]:
+        """Return key -> path -> what integers leave of a layer, and path -> what converting its output costs, and who
+        reads it: from models in which some layers run on integers.
+
+        Parameters
+        ----------
+        steps
+            As `steps` returns them.
+        units
+            Path -> its share of the original's time.
+        left
+            What notes of a model say in which all those layers run on integers.
         """
-        halves = [list(steps)[start::2] for start in (0, 1)]
+        sets = [list(steps), *halves(list(steps))]
         try:
-            files = [self._file(_recipe(steps, sites)) for sites in (list(steps), *halves)]
-            base, whole, *mixed = self._beside(*files)
+            files = [self._file(_recipe(steps, sites)) for sites in sets[:_NOTED]]
+            base, *timed = self._beside(*files)
+            taken = [times.whole / base.whole for times in timed]
+            taken += [self._ratio(self._file(_recipe(steps, sites))) for sites in sets[_NOTED:]]
         except (PressError, ValueError, RuntimeError):
-            return {}
-        members = [{m for site in sites for m in self._sites[site].members} for sites in halves]
-        found: dict[str, list[float]] = {}
-        beyond = 0.0  # what mixing costs, in the layers' nodes or in none
-        for times, integer in zip(mixed, members):
-            beyond += times.whole / base.whole - 1
-            for path in times.layers.keys() & base.layers.keys() & whole.layers.keys():
-                shares = [t.layers[path] / base.whole for t in (times, base, whole)]
-                alike = shares[2 if path in integer else 1]
-                beyond -= alike - shares[1]
-                if path in files[0].readers:
-                    found.setdefault(path, []).append(shares[0] - alike)
-        costs = {path: max(0.0, float(np.mean(extra))) for path, extra in found.items()}
-        paid = len(halves) * sum(costs.values())
-        pace = float(np.clip(beyond / paid, 1.0, _PACE)) if paid > 0 else 1.0
-        return {path: (round(pace * cost, 6), files[0].readers[path]) for path, cost in costs.items() if cost > 0}
+            return {}, {}
+        readers = files[0].readers
+        integer = [{member for site in sites for member in self._sites[site].members} for sites in sets]
+        paid = {path: [_differs(path, own, those) for those in integer] for path, own in readers.items()}
+        borders = {path: _extra(path, paid[path], timed, base, integer) for path in readers if any(paid[path])}
+        layers = {site: self._noted(site, units, left.get(key, {})) for site, (_, key) in steps.items()}
+        has = [[site in sites for site in steps] + [paid[path][n] for path in borders] for n, sites in enumerate(sets)]
+        noted = np.array([*layers.values(), *borders.values()])
+        layer = np.arange(len(noted)) < len(layers)
+        costs = weigh(np.array(has, float), np.array(taken) - 1, noted, (layer, ~layer), base.whole)
+        off = dict(zip(layers, costs - noted))
+        return (
+            {key: self._shifted(site, off[site], units, left.get(key, {})) for site, (_, key) in steps.items()},
+            {path: (round(float(c), 6), readers[path]) for path, c in zip(borders, costs[len(layers) :])},
+        )
+
+    def _noted(self, site: str, units: Mapping[str, float], left: Mapping[str, float]) -> float:
+        """Return what integers cost at a site, negative where they save."""
+        return sum(units.get(m, 0.0) * (left.get(m, 1.0) - 1) for m in self._sites[site].members)
+
+    def _shifted(
+        self, site: str, off: float, units: Mapping[str, float], left: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Return path -> what is left of the members of a site, if together they take so much more than they did."""
+        members = [m for m in self._sites[site].members if units.get(m, 0.0) > 0]
+        whole = sum(units[m] for m in members)
+        return {**left, **{m: round(max(left.get(m, 1.0) + off / whole, NOTHING), 6) for m in members}}
 
     def alongside(
         self,
@@ -133,6 +161,25 @@ class IntegerLatency:
                 share = max(now / max(left[whole].get(path, 1.0), 1e-9), NOTHING)
                 found[path] = {key: share**part for key, part in parts_of(others, path).items()}
         return found
+
+
+def _differs(path: str, readers: Iterable[str], integer: Collection[str]) -> bool:
+    """Whether a layer's output is converted, given which layers run on integers."""
+    return any((path in integer) != (reader in integer) for reader in readers)
+
+
+def _extra(
+    path: str, paid: Sequence[bool], timed: Sequence[Times], base: Times, integer: Sequence[Collection[str]]
+) -> float:
+    """Return what notes say a conversion costs: how much more a layer takes where it is paid than where all layers are
+    as itself.
+    """
+    found = []
+    for times, pays, those in zip(timed, paid, integer):
+        alike = timed[0] if path in those else base
+        if pays and all(path in t.layers for t in (times, alike)):
+            found.append((times.layers[path] - alike.layers[path]) / base.whole)
+    return max(0.0, float(np.mean(found))) if found else 0.0
 
 
 def _recipe(steps: Mapping[str, tuple[Setting, str]], sites: Iterable[str]) -> Recipe:

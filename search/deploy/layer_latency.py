@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from ...evaluators.inference import at_batch, device_of
 from ...evaluators.latency import Latency
@@ -19,11 +20,10 @@ from ...spaces.choices import Choices, Setting
 from ...spaces.errors import PressError
 from ...spaces.recipe import Recipe
 from ..effects import Effect, Survey
-from ..latency_source import LatencySource, Todo
-from ..latency_table import Border
+from ..latency_source import Borders, LatencySource, Left, Todo
 from ..trial import Bench
 from .integer_latency import NOTHING, IntegerLatency, parts_of
-from .node_times import SECONDS, Marked, Times, marked, node_times
+from .node_times import SECONDS, Marked, Times, marked, node_times, whole_ratio
 from .onnx_file import to_graph
 
 #: Seconds that torch's exporter takes for a structure of so many layers, about; more layers take as much longer.
@@ -57,9 +57,16 @@ class DeployedLatency(LatencySource):
         model = self._bench.reload(saved, draft)
         return marked(to_graph(model, draft.encodings, self.survey.task.example), self._layers)
 
-    def _beside(self, *files: Marked) -> list[Times]:
+    @cached_property
+    def _inputs(self) -> list[Any]:
         inputs = at_batch(self.survey.task.example, self.metric.batch, device_of(self.survey.task.model))
-        return node_times([self._original, *files], [part.cpu().numpy() for part in inputs])
+        return [part.cpu().numpy() for part in inputs]
+
+    def _beside(self, *files: Marked) -> list[Times]:
+        return node_times([self._original, *files], self._inputs)
+
+    def _ratio(self, file: Marked) -> float:
+        return whole_ratio(file, self._original, self._inputs)
 
     def measure_units(self) -> None:
         """Time the original's layers in its file."""
@@ -126,21 +133,21 @@ class DeployedLatency(LatencySource):
             found[f"left {key}"] = [{p: round(share, 6) for p, share in left.items() if share != 1.0}, guessed]
         self.lines.add(found)
 
-    def mixed(
-        self, choices: Choices, effects: Sequence[Sequence[Effect]], left: Mapping[str, Mapping[str, float]]
-    ) -> tuple[dict[str, Border], dict[str, dict[str, float]]]:
+    def mixed(self, choices: Choices, effects: Sequence[Sequence[Effect]], left: Left) -> tuple[Left, Borders, Left]:
         """See the class."""
-        own = IntegerLatency(self.survey.sites, self._file, self._beside)
+        own = IntegerLatency(self.survey.sites, self._file, self._beside, self._ratio)
         steps = own.steps(choices, effects)
         if not steps:
-            return {}, {}
+            return {}, {}, {}
         known = self.lines.known
         content = json.dumps([sorted(left), [str(s) for s, _ in steps.values()]]).encode()
         key = f"mixed {hashlib.sha256(content).hexdigest()[:24]}"
         if key not in known:
-            self.lines.add({key: [own.conversions(steps), own.alongside(steps, choices, effects, left)]})
-        borders, alongside = known[key]
-        return {path: (float(cost), tuple(readers)) for path, (cost, readers) in borders.items()}, dict(alongside)
+            weighed, borders = own.weighed(steps, known["units"], left)
+            alongside = own.alongside(steps, choices, effects, left)  # notes of nodes, both
+            self.lines.add({key: [weighed, borders, alongside]})
+        weighed, borders, alongside = known[key]
+        return weighed, {path: (float(cost), tuple(own)) for path, (cost, own) in borders.items()}, alongside
 
 
 def _removes(effect: Effect) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ import onnx_ir as ir
 from scipy.stats import trim_mean
 
 from ...evaluators.onnx_session import Session
-from ...evaluators.pairing import alone
+from ...evaluators.pairing import Program, alone, paired
 
-#: Turns, the fewest if one takes long, and the seconds for all.
-TURNS, FEWEST, SECONDS = 400, 12, 1.0
+#: Turns in which notes are taken, the fewest if one takes long, and the seconds for them; as much without notes.
+TURNS, FEWEST, SECONDS = 400, 12, 0.4
+#: How often a file is loaded to be timed, unless that takes long.
+LOADS = 4
 #: Turns that only warm up.
 _WARM = 2
 #: The share of what was noted of a layer that is its own at least.
@@ -124,22 +126,55 @@ def node_times(files: Sequence[Marked], inputs: Sequence[Any]) -> list[Times]:
         If the runtime can't load a file.
     """
     with tempfile.TemporaryDirectory(prefix="paretopress-") as folder, alone():
-        plain = [Session(file.data).ready(*inputs) for file in files]
+        found = [_whole(file, files[0], inputs) for file in files[1:] or files]
+        original = float(np.median([seconds for _, seconds in found]))
+        wholes = [original, *(ratio * original for ratio, _ in found[: len(files) - 1])]
         watched = [Session(file.data, trace=Path(folder) / str(n)) for n, file in enumerate(files)]
         passes = [session.ready(*inputs) for session in watched]
-        whole: list[list[float]] = [[] for _ in files]
         begun, turns = time.perf_counter(), 0
         while turns < FEWEST or (turns < TURNS and time.perf_counter() - begun < SECONDS):
-            for run, noting, seconds in zip(plain, passes, whole):
-                start = time.process_time()
-                run()
-                seconds.append(time.process_time() - start)
+            for noting in passes:
                 noting()
             turns += 1
         return [
-            Times(_by_layer(session.noted(), file.owners, turns, usual), usual)
-            for session, file, usual in zip(watched, files, map(_usual, whole))
+            Times(_by_layer(session.noted(), file.owners, turns, whole), whole)
+            for session, file, whole in zip(watched, files, wholes)
         ]
+
+
+def whole_ratio(file: Marked, original: Marked, inputs: Sequence[Any]) -> float:
+    """Return how long a pass of a file takes as a multiple of the original's.
+
+    Raises
+    ------
+    ArtifactError
+        If the runtime can't load a file.
+    """
+    with alone():
+        return _whole(file, original, inputs)[0]
+
+
+def _whole(file: Marked, original: Marked, inputs: Sequence[Any]) -> tuple[float, float]:
+    """Return the ratio, and the original's seconds.
+
+    Where in memory a file comes to lie changes a short pass by a hundredth, and so may which of two is loaded first:
+    each is loaded some times, first and second in turns.
+    """
+    ratios: list[float] = []
+    seconds: list[float] = []
+    begun = time.perf_counter()
+    while len(ratios) < 2 or (len(ratios) < LOADS and time.perf_counter() - begun < SECONDS):
+        order = (original, file) if len(ratios) % 2 else (file, original)
+        runs = [Session(each.data).ready(*inputs) for each in order]
+        mine, theirs = reversed(runs) if len(ratios) % 2 else runs
+        pair = paired(_program(mine), _program(theirs), SECONDS / LOADS)
+        ratios.append(pair.ratio)
+        seconds.append(1e-3 * pair.baseline_milliseconds)
+    return float(np.mean(ratios)), float(np.median(seconds))
+
+
+def _program(run: Callable[[], Any]) -> Program:
+    return Program(lambda: run)
 
 
 def _usual(seconds: Any) -> Any:
