@@ -86,9 +86,9 @@ class LatencySource(ABC):
         known = self.lines.known
         if "units" not in known:
             self.measure_units()
-        todo = self.missing(choices, effects)
+        todo, alone = self.missing(choices, effects), self.settings_part(choices, effects)
         if todo:
-            self.measure_settings(todo, tell)
+            self.measure_settings(todo, lambda share: tell(alone * share))
         keys = {
             LatencyTable.key(decision.site, effect)
             for decision, own in zip(choices.decisions, effects)
@@ -97,7 +97,7 @@ class LatencySource(ABC):
         }
         found = {key: known[f"left {key}"] for key in sorted(keys) if f"left {key}" in known}
         left = {key: shares for key, (shares, _) in found.items()}
-        integers, borders, alongside = self.mixed(choices, effects, left)
+        integers, borders, alongside = self.mixed(choices, effects, left, lambda s: tell(alone + (1 - alone) * s))
         checked = tuple((float(p), float(m)) for p, m in known.get(f"checked {choices.space.digest}", ()))
         return LatencyTable(
             self.metric.name,
@@ -112,10 +112,16 @@ class LatencySource(ABC):
         )
 
     @abstractmethod
-    def mixed(self, choices: Choices, effects: Sequence[Sequence[Effect]], left: Left) -> tuple[Left, Borders, Left]:
+    def mixed(
+        self, choices: Choices, effects: Sequence[Sequence[Effect]], left: Left, tell: Callable[[float], None]
+    ) -> tuple[Left, Borders, Left]:
         """Return what takes another time where only some layers run on integers: what integers leave, and what is
         beyond shares that multiply: `LatencyTable`'s ``borders`` and ``alongside``.
         """
+
+    def settings_part(self, choices: Choices, effects: Sequence[Sequence[Effect]]) -> float:  # noqa: ARG002 - by default
+        """Return about which share of the work `measure_settings` is; the rest is `mixed`."""
+        return 1.0
 
     def is_checked(self, choices: Choices) -> bool:
         """Whether `keep_checked` was called for a space."""

@@ -66,6 +66,16 @@ class IntegerLatency:
                     found.setdefault(decision.site, (setting, LatencyTable.key(decision.site, effect)))
         return found if len(found) >= _FEWEST else {}
 
+    @staticmethod
+    def models(
+        steps: Mapping[str, tuple[Setting, str]],
+        choices: Choices,
+        effects: Sequence[Sequence[Effect]],
+        left: Left,
+    ) -> int:
+        """Return how many models `weighed` and `alongside` make together."""
+        return 1 + len(halves(list(steps))) + len(_TRIED) * len(_others(choices, effects, left))
+
     def weighed(
         self, steps: Mapping[str, tuple[Setting, str]], units: Mapping[str, float], left: Left
     ) -> tuple[dict[str, dict[str, float]], dict[str, Border]]:

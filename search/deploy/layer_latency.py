@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from .onnx_file import to_graph
 
 #: Seconds that torch's exporter takes for a structure of so many layers, about; more layers take as much longer.
 _EXPORT, _LAYERS = 3.0, 20
+#: The share of the work that settings by themselves are, about, where layers can run on integers.
+_ALONE = 0.5
 
 
 class DeployedLatency(LatencySource):
@@ -133,16 +136,29 @@ class DeployedLatency(LatencySource):
             found[f"left {key}"] = [{p: round(share, 6) for p, share in left.items() if share != 1.0}, guessed]
         self.lines.add(found)
 
-    def mixed(self, choices: Choices, effects: Sequence[Sequence[Effect]], left: Left) -> tuple[Left, Borders, Left]:
+    def settings_part(self, choices: Choices, effects: Sequence[Sequence[Effect]]) -> float:
         """See the class."""
-        own = IntegerLatency(self.survey.sites, self._file, self._beside, self._ratio)
-        steps = own.steps(choices, effects)
+        return _ALONE if IntegerLatency.steps(choices, effects) else 1.0
+
+    def mixed(
+        self, choices: Choices, effects: Sequence[Sequence[Effect]], left: Left, tell: Callable[[float], None]
+    ) -> tuple[Left, Borders, Left]:
+        """See the class."""
+        steps = IntegerLatency.steps(choices, effects)
         if not steps:
             return {}, {}, {}
         known = self.lines.known
         content = json.dumps([sorted(left), [str(s) for s, _ in steps.values()]]).encode()
         key = f"mixed {hashlib.sha256(content).hexdigest()[:24]}"
         if key not in known:
+            models = count(1)
+
+            def file(recipe: Recipe) -> Marked:
+                tell(min(1.0, next(models) / expected))
+                return self._file(recipe)
+
+            own = IntegerLatency(self.survey.sites, file, self._beside, self._ratio)
+            expected = own.models(steps, choices, effects, left)
             weighed, borders = own.weighed(steps, known["units"], left)
             alongside = own.alongside(steps, choices, effects, left)  # notes of nodes, both
             self.lines.add({key: [weighed, borders, alongside]})
