@@ -114,6 +114,8 @@ def _digits(value: float) -> str:
     size = abs(value)
     if size >= 100:
         return f"{value:.0f}"
+    if 0.001 <= size < 0.1:
+        return f"{value:.3f}"  # a ratio such as 0.064 would be 0.06
     return f"{value:.1f}" if size >= 10 else f"{value:.2f}"
 
 

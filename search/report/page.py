@@ -191,7 +191,7 @@ def _figures(measured: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any
             "high": None if exact else high,
             "text": show(value, kind, unit),
             "range": around,
-            "detail": _detail(value, (given or {}).get("detail") or {}),
+            **_details(value, (given or {}).get("detail") or {}),
         }
     return out
 
@@ -203,9 +203,12 @@ def _interval(given: Mapping[str, Any]) -> tuple[float | None, float | None]:
     return number(interval[0]), number(interval[1])
 
 
-def _detail(value: float | None, detail: Mapping[str, Any]) -> str:
+def _details(value: float | None, detail: Mapping[str, Any]) -> dict[str, str]:
+    """Return what else there is to say of a figure, and in short for the table, whose first row has the baseline's."""
     marks = [word for key, word in (("noisy", "noisy"), ("contended", "busy machine")) if detail.get(key)]
-    return ", ".join(words for words in (paired(value, detail), *marks) if words)
+    timed = paired(value, detail)
+    short = timed.partition(" of ")[0] + " ms" if timed else ""
+    return {name: ", ".join(w for w in (words, *marks) if w) for name, words in (("detail", timed), ("brief", short))}
 
 
 def _ratio(name: str, given: Mapping[str, Any]) -> dict[str, str] | None:

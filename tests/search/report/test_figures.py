@@ -35,6 +35,7 @@ def plain(text: str) -> str:
         (1_240_000, "macs", "MACs", "1.24 M"),
         (320_000, "parameters", "weights", "320 k"),
         (0.774, "latency", "x baseline", "0.77×"),
+        (0.0637, "latency", "x baseline", "0.064×"),
         (12.34567, "perplexity", "", "12.35"),
         (0.00123, "delay", "s", "0.00123 s"),
         (0, "size", "B", "0 B"),
