@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,24 +86,35 @@ class Session:
         # What is noted is rounded down to a microsecond: half of one is missing.
         return [(e["name"], 1e-6 * (e["dur"] + 0.5)) for e in events if e.get("cat") == "Node" and _RAN in e["name"]]
 
+    @property
+    def batched(self) -> bool:
+        """Whether every input has a first dimension of any size."""
+        inputs = self._session.get_inputs()
+        return bool(inputs) and all(own.shape and not isinstance(own.shape[0], int) for own in inputs)
+
     def zeros(self, batch: int) -> list[Array]:
         """Return inputs of a batch. Integers are zeros, and numbers are drawn at random, the same each time.
 
         Raises
         ------
         ArtifactError
-            If a dimension besides the batch isn't fixed, or the batch is, to another number.
+            If a dimension besides the batch isn't fixed, the batch is, to another number, or an input is no tensor of
+            numbers.
         """
+        if batch > 1 and not all(own.shape for own in self._session.get_inputs()):
+            raise ArtifactError(f"{self.source} takes no batches: its inputs have no first dimension.")
         rng, found = np.random.default_rng(0), []
         for own in self._session.get_inputs():
             fixed = own.shape[0] if own.shape else None
             if isinstance(fixed, int) and fixed != batch:
                 raise ArtifactError(f"{self.source} takes batches of {fixed} only, not of {batch}.")
             kind = own.type.removeprefix("tensor(").removesuffix(")")
+            if not re.fullmatch(r"tensor\((u?int\d+|float(16)?|double|bool)\)", own.type):
+                raise ArtifactError(f"{self.source}: the input {own.name} is a {own.type}, no numbers.")
             if not all(isinstance(d, int) for d in own.shape[1:]):
                 raise ArtifactError(f"the input {own.name} has the shape {own.shape}: only the batch may be open.")
             dtype = np.dtype(_TYPES.get(kind, kind))
-            values = rng.standard_normal([batch, *own.shape[1:]])
+            values = rng.standard_normal([batch, *own.shape[1:]] if own.shape else [])
             found.append(values.astype(dtype) if dtype.kind == "f" else np.zeros(values.shape, dtype))
         return found
 
@@ -115,12 +127,18 @@ def compare(candidate: Session, baseline: Session, batch: int = 1, seconds: floa
     Raises
     ------
     ArtifactError
-        If the two don't take the same inputs.
+        If the two don't take the same inputs, or one doesn't run on those that are made up.
     """
     mine, theirs = candidate.zeros(batch), baseline.zeros(batch)
     if [(x.shape, x.dtype) for x in mine] != [(x.shape, x.dtype) for x in theirs]:
-        shapes = [[tuple(x.shape[1:]) for x in inputs] for inputs in (mine, theirs)]
-        raise ArtifactError(f"the two files take different inputs: {shapes[0]} and {shapes[1]}.")
+        ours, others = ([f"{x.dtype} {x.shape[1:]}" for x in inputs] for inputs in (mine, theirs))
+        raise ArtifactError(f"the two files take different inputs: {' and '.join(ours)}, and {' and '.join(others)}.")
     runs = candidate.ready(*mine), baseline.ready(*theirs)
+    for session, run in zip((candidate, baseline), runs):
+        try:
+            run()
+        except Exception as error:  # the runtime has many kinds
+            reason = str(error).strip().splitlines()[0][:300]
+            raise ArtifactError(f"{session.source} doesn't run on inputs that are made up: {reason}") from error
     with alone(threads):
         return paired(Program(lambda: runs[0], clock_of(threads)), Program(lambda: runs[1], clock_of(threads)), seconds)

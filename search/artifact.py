@@ -35,6 +35,10 @@ _INPUTS = {"float32", "float64", "float16", "bfloat16", "int64", "int32", "int16
 _MAX_DIMENSIONS, _MAX_INPUT = 8, 1 << 26
 
 
+#: How the error of a model begins that can't be loaded without its class.
+NEEDS = "this model needs its original class"
+
+
 @dataclass(frozen=True)
 class Saved:
     """A model as bytes.
@@ -308,7 +312,7 @@ def _edited(structure: Mapping[str, Any], model: nn.Module | Callable[[], nn.Mod
     if model is None:
         source = structure.get("source")
         raise ArtifactError(
-            f"this model needs its original class ({structure.get('reason')}). Pass model=, the original model or a "
+            f"{NEEDS} ({structure.get('reason')}). Pass model=, the original model or a "
             "function that builds it" + (f"; it was built by {source}." if source else ".")
         )
     built = model if isinstance(model, nn.Module) else model()

@@ -18,7 +18,7 @@ from ..spaces.errors import PressError, RunError, SettingError
 from ..spaces.task import UNNAMED, Task
 from . import config as settings
 from .api import search as run_search
-from .artifact import locate
+from .artifact import locate, needs_class
 from .deploy import commands as deploy
 from .executors import check_executor
 from .folder import JOURNAL, Existing, Retry, check, check_place
@@ -265,13 +265,13 @@ def pick(
     chosen = _numbered(front, point) if point is not None else front.pick(
         max_accuracy_drop=max_accuracy_drop, minimise=minimise
     )  # fmt: skip
-    if chosen.path is not None:
-        locate(chosen.path)
+    own = needs_class(locate(chosen.path).read_bytes()) if chosen.path is not None else ""
     _out.print(point_table(chosen, front))
     for flag in chosen.flags:
         _out.print(f"! {flag}", style="yellow", soft_wrap=True)
     _out.print(f"model: {chosen.path}", soft_wrap=True)
-    _out.print(f"load it: paretopress.search.load({str(chosen.path)!r})", soft_wrap=True)
+    more = ", model=MODEL), with the original model: it needs its class" if own else ")"
+    _out.print(f"load it: paretopress.search.load({str(chosen.path)!r}{more}", soft_wrap=True)
 
 
 def _numbered(front: Front, number: int) -> Point:

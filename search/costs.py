@@ -9,7 +9,7 @@ was measured, as a ratio to the original's.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,8 @@ Values = npt.NDArray[np.float64]
 
 #: Metrics that every profile predicts.
 PREDICTED = ("size", "macs", "bops")
+#: What stands for a metric that is measured only: the deployed file holds the same numbers in as many bits.
+_STANDS = {"onnx_size": "size"}
 #: Bytes that a file takes for a step, beside the numbers: its line in the recipe and what its tensors are called.
 #: About, after deflation: 25 on a ResNet-20, 40 on the digits.
 STEP_BYTES = 30
@@ -34,6 +36,11 @@ _NOTHING = -1e3
 _GUESS, _WILD, _FEW = 0.2, 0.5, 8
 #: So many times as far off is all but impossible.
 _SURE = 3.0
+
+
+def stand_in(metric: str, predicted: Collection[str]) -> str | None:
+    """Return which predicted cost falls as a metric does: itself, where it is predicted; None if nobody knows any."""
+    return metric if metric in predicted else _STANDS.get(metric)
 
 
 class CostModel:
@@ -145,8 +152,9 @@ def _shares(profile: Profile, metric: str, site: str, effect: Effect) -> Mapping
 class Fitted:
     """Metrics learnt from trials: their logarithm is linear in those of the predicted costs.
 
-    Before any trial a predicted metric, such as a latency with a table, is what is predicted; of others, such as a
-    latency without one, half of the saved multiplications are expected to show.
+    Before any trial a predicted metric, such as a latency with a table, is what is predicted, and the deployed file
+    shrinks as the native one; of others, such as a latency without a table, half of the saved multiplications are
+    expected to show.
 
     Parameters
     ----------
@@ -161,10 +169,11 @@ class Fitted:
         self._whole = np.maximum(costs.predict(np.zeros((1, len(costs.choices)), dtype=np.int64)), 1e-12)
         self._prior = {}
         for metric in self._base:
-            source, slope = (metric, 1.0) if metric in costs.metrics else ("macs", 0.5)
+            stands = stand_in(metric, costs.metrics)
+            source, slope = (stands, 1.0) if stands else ("macs", 0.5)
             self._prior[metric] = np.array([slope if m == source else 0.0 for m in costs.metrics])
         self._slopes = dict(self._prior)
-        self._spread = {m: _GUESS if m in costs.metrics else _WILD for m in self._base}
+        self._spread = {m: _GUESS if stand_in(m, costs.metrics) else _WILD for m in self._base}
 
     def learn(self, hot: sparse.csr_matrix, genomes: Genomes, values: Values, metrics: Sequence[str]) -> None:
         """Take in the trials: genomes (n, decisions) and their values (n, metrics), NaN where not measured."""
@@ -179,7 +188,7 @@ class Fitted:
             precision = logs[seen].T @ logs[seen] + np.eye(logs.shape[1])
             self._slopes[metric] = prior + np.linalg.solve(precision, logs[seen].T @ target)
             off = np.log(column[seen] / base) - logs[seen] @ self._slopes[metric]
-            guess = _GUESS if metric in self._costs.metrics else _WILD
+            guess = _GUESS if stand_in(metric, self._costs.metrics) else _WILD
             self._spread[metric] = float(np.sqrt((_FEW * guess**2 + off @ off) / (_FEW + len(off))))
 
     def predict(self, known: Values) -> dict[str, Values]:

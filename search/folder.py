@@ -66,7 +66,10 @@ def check(folder: Path, existing: Existing, recorded_here: bool = True) -> None:
             "results are discarded), or give another folder."
         )
     if folder.is_dir():
-        strange = sorted(p.name for p in folder.iterdir() if p.name not in (*OURS, *BESIDE) and OWNER not in p.name)
+        # Without a record or a lock, which stays, a folder "models" or a file "config.json" is somebody's own.
+        elsewhere = existing == "resume" and not recorded_here
+        known = (*BESIDE, *(OURS if elsewhere or (folder / LOCK).exists() else ()))
+        strange = sorted(p.name for p in folder.iterdir() if p.name not in known and OWNER not in p.name)
         if strange and not has_run:
             raise RunError(
                 f"{folder}: is not empty and holds no run (it has {', '.join(strange[:3])}). "
@@ -82,8 +85,15 @@ def check(folder: Path, existing: Existing, recorded_here: bool = True) -> None:
         raise RunError(in_use(folder)) from None
 
 
-def check_place(folder: Path) -> None:
+def check_place(folder: Path, what: str = "the run folder") -> None:
     """Check that files can be written into a folder, whatever it holds.
+
+    Parameters
+    ----------
+    folder
+        May not exist.
+    what
+        Is it, in messages.
 
     Raises
     ------
@@ -95,7 +105,7 @@ def check_place(folder: Path) -> None:
         Path(tempfile.mkdtemp(prefix=".paretopress-", dir=nearest)).rmdir()  # rights alone don't tell, e.g. of /proc
     except OSError as error:
         raise RunError(
-            f"{folder}: the run folder can't be written ({error.strerror}). Give a folder that you may write to."
+            f"{folder}: {what} can't be written ({error.strerror}). Give a folder that you may write to."
         ) from error
 
 

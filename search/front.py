@@ -95,7 +95,7 @@ class Point:
         out: Path | str,
         format: Literal["onnx", "torch"] = "onnx",  # noqa: A002 - as users know it
         *,
-        inputs: tuple[Tensor, ...] = (),
+        inputs: Tensor | Sequence[Any] = (),
         model: nn.Module | None = None,
         overwrite: bool = False,
     ) -> Exported:
@@ -108,7 +108,7 @@ class Point:
         format
             "onnx": packed weights, for ONNX Runtime. "torch": a program of `torch.export`, its weights dense.
         inputs
-            A batch to compare outputs on; without it, random numbers.
+            What to compare outputs on, e.g. a batch of the data; without it, random numbers.
         model
             As for `load`.
         overwrite

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..spaces.choices import Genomes
 from ..spaces.stage import Stage
+from .costs import stand_in
 from .descent import Descent
 from .joint import Joint
 from .quick_costs import QuickCosts
@@ -46,7 +47,8 @@ class Pool:
     def __init__(self, costs: QuickCosts, surrogate: Surrogate, base: Mapping[str, float]) -> None:
         self.costs, self.choices, self.surrogate = costs, costs.choices, surrogate
         self.descent = Descent(costs)
-        self._metrics = [m for m in costs.metrics if m in base]
+        stands = {stand_in(m, costs.metrics) for m in base}
+        self._metrics = [m for m in costs.metrics if m in stands]
         self._joint = Joint(costs, self._metrics)
         self._whole = np.maximum(costs.predict(np.zeros((1, len(self.choices)), dtype=np.int64))[0], 1e-12)
         self._rows: dict[bytes, npt.NDArray[np.int64]] = {}
@@ -114,7 +116,8 @@ class Pool:
         if layers is None:
             return
         self._add(layers.front({m: 1 / w for m, w in whole.items()}, _EXACT))
-        within = {m: limits[m] * whole[m] for m in self._metrics if m in limits}
+        stands = [(stand_in(m, self._metrics), limit) for m, limit in limits.items()]
+        within = {m: whole[m] * min(own) for m in self._metrics if (own := [x for name, x in stands if name == m])}
         if within:
             self._add(layers.within(within, _SECONDS))
 

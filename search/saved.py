@@ -90,8 +90,11 @@ def load_front(folder: Path) -> tuple[Front, dict[str, Any]]:
             f"{folder}: the run has {counted(len(record.results), 'trial')} but no front yet. "
             f"Finish it with: paretopress resume {folder}"
         ) from None
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        raise RunError(f"{path}: can't be read ({error}). Write it again with: paretopress resume {folder}") from error
+    except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise RunError(
+            f"{path}: is damaged or can't be read ({what}). Write it again with: paretopress resume {folder}"
+        ) from error
     return front, about
 
 

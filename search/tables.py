@@ -18,11 +18,11 @@ _COLUMNS = ("size", OnnxSize.name, "macs", "memory")
 
 
 def amount(value: float, unit: str = "") -> str:
-    """Return a figure as people read it: 12.3 kB, 1.52 M, 0.81×."""
+    """Return a figure as people read it: 12.3 kB, 1.52 M, 0.81×, 0.064×."""
     if math.isnan(value):
         return "–"
     if unit.startswith("x "):
-        return f"{value:.2f}×"
+        return f"{value:.{2 if value >= 0.1 else 3}f}×"
     if unit == "B" or abs(value) >= 10_000:
         prefixed = value
         for prefix in ("", "k", "M", "G", "T"):

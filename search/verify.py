@@ -105,6 +105,8 @@ def command(
     if wrong:
         _out.print(f"{wrong} of {counted(len(checks), 'model')} {'is' if wrong == 1 else 'are'} not what the run says")
         raise typer.Exit(1)
+    if any(check.loads == "not tried" or (task is not None and check.unchecked) for check in checks):
+        raise typer.Exit(1)  # a script must not take for good what wasn't loaded, or not by the task that was named
 
 
 def _name(check: Check) -> str:

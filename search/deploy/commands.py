@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from ...spaces.errors import RunError, SettingError
+from ...spaces.errors import ArtifactError, RunError, SettingError
 from ...spaces.task import Task
 from .. import config as settings
-from ..artifact import locate
+from ..artifact import NEEDS, locate
 from ..front import Front
 from ..kept_settings import read_kept
 from ..saved import load_front
@@ -31,6 +31,10 @@ def export(
     format: Annotated[  # noqa: A002 - as users know it
         Literal["onnx", "torch"], typer.Option(help="onnx: small and fast; torch: a program of torch.export, dense.")
     ] = "onnx",
+    task: Annotated[
+        str | None,
+        typer.Option(help="module:function that builds the task, where a model needs its class."),
+    ] = None,
 ) -> None:
     """Write a model of the front as a file that runs without paretopress, and check its outputs."""
     from .export import ENDINGS  # noqa: PLC0415 - the exporter takes seconds to import
@@ -39,12 +43,20 @@ def export(
     front, _ = load_front(folder)
     source = _source(front, point)
     target = out if out is not None else source / f"model{ENDINGS[format]}"
-    task, remark = _task(folder)
-    inputs: tuple[Tensor, ...] = task.validation.first()[0] if task is not None else ()
-    model = task.model if task is not None else None
-    found = export_file(source, target, format, model=model, inputs=inputs, overwrite=overwrite or out is None)
+    own, remark = _task(folder, task)
+    inputs: tuple[Tensor, ...] = own.validation.first()[0] if own is not None else ()
+    model = own.model if own is not None else None
+    try:
+        found = export_file(source, target, format, model=model, inputs=inputs, overwrite=overwrite or out is None)
+    except ArtifactError as error:
+        if own is not None or NEEDS not in str(error):
+            raise
+        raise ArtifactError(f"{error} Here: --task module:function, which returns the run's Task.") from error
     _out.print(f"{found.path}: {found.bytes:,} bytes (model.safetensors: {found.native_bytes:,})", soft_wrap=True)
     _out.print(f"· {found.parity}{remark}", soft_wrap=True)
+    if not found.parity.close:
+        _out.print("! these are not the model's outputs: the file is of no use here", style="red", soft_wrap=True)
+        raise typer.Exit(1)
     if format == "onnx":
         _out.print(f"· how fast it is: paretopress bench {found.path} --against ORIGINAL.onnx", soft_wrap=True)
 
@@ -62,8 +74,10 @@ def _source(front: Front, point: str) -> Path:
     return place
 
 
-def _task(folder: Path) -> tuple[Task | None, str]:
-    """Return the run's task if this user started it from a file that names it, and else what to say of that."""
+def _task(folder: Path, named: str | None) -> tuple[Task | None, str]:
+    """Return the task that is named, or the run's if this user started it from a file, and else what to say of that."""
+    if named is not None:
+        return settings.check({"task": named}, "command line").build_task(Path.cwd()), ""
     try:
         kept = read_kept(folder)
     except RunError:
@@ -104,7 +118,7 @@ def bench(
 
     candidate, baseline = Session(model, threads), Session(against, threads)
     table = Table("batch", "ms", "ms, original", "speed-up", "95 % interval", "")
-    for size in batch or [1, 32]:
+    for size in batch or ([1, 32] if candidate.batched and baseline.batched else [1]):
         if size < 1:
             raise SettingError("batch", size, "must be at least 1")
         found = compare(candidate, baseline, size, seconds, threads)
@@ -116,4 +130,6 @@ def bench(
     mine, theirs = model.stat().st_size, against.stat().st_size
     clock = "processor time on one thread" if threads == 1 else f"elapsed time on {threads} threads"
     _out.print(f"· {clock}; {mine:,} bytes are {mine / theirs:.3f} of the original's {theirs:,}", soft_wrap=True)
+    if not (candidate.batched and baseline.batched):
+        _out.print("· the files take no batches of any size: they were timed as they are")
     _out.print(f"· loading takes {candidate.load_seconds:.2f} s, the original's {baseline.load_seconds:.2f} s")

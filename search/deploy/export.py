@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ...evaluators.onnx_session import Session
-from ...spaces.errors import ArtifactError, SettingError
+from ...spaces.data import as_batch
+from ...spaces.errors import ArtifactError, DataError, SettingError
 from ..artifact import FILE, locate, opened
+from ..folder import check_place
 from ..store import write_atomically
 from .onnx_file import to_onnx
 from .torch_file import from_torch, to_torch
@@ -21,6 +23,8 @@ Format = Literal["onnx", "torch"]
 #: How files of each format are called, and saved models.
 ENDINGS, SAVED = {"onnx": ".onnx", "torch": ".pt2"}, Path(FILE).suffix
 Program = Session | Callable[..., Tensor]
+#: Outputs that differ by more of the largest one are no longer those of the same model.
+CLOSE = 0.1
 #: Examples on which outputs are compared.
 _COMPARED = 256
 
@@ -45,6 +49,11 @@ class Parity:
     agreement: float | None
     examples: int
     real: bool
+
+    @property
+    def close(self) -> bool:
+        """Whether the two are the same but for rounding: a level of 8 bits here and there is."""
+        return self.difference <= CLOSE
 
     def __str__(self) -> str:
         kind = "validation examples" if self.real else "random inputs"
@@ -78,7 +87,7 @@ def export(
     format: Format = "onnx",  # noqa: A002 - as users know it
     *,
     model: nn.Module | Callable[[], nn.Module] | None = None,
-    inputs: tuple[Tensor, ...] = (),
+    inputs: Tensor | Sequence[Any] = (),
     overwrite: bool = False,
 ) -> Exported:
     """Write a saved model as a file for other runtimes, and check its outputs.
@@ -94,7 +103,8 @@ def export(
     model
         The original model, where ``source`` needs it.
     inputs
-        A batch to compare outputs on; without it, random numbers and zeros.
+        What to compare outputs on: the model's input, all of them, or a batch as the data gives it, whose targets
+        aren't looked at. Without it, random numbers and zeros.
     overwrite
         Whether a file that is there may be replaced; a saved model never is.
 
@@ -103,17 +113,21 @@ def export(
     SettingError
         If ``out`` can't be the file's name, or ``inputs`` isn't what the model takes.
     ArtifactError
-        If the file can't be read, exported or loaded.
+        If the file can't be read, exported or loaded, or gives outputs that are no numbers.
+    RunError
+        If ``out`` can't be written.
     """
     file, target = locate(source), Path(out)
     _check_target(target, format, overwrite)
+    check_place(target.parent, "the file's folder")
     data = file.read_bytes()
     try:
         held = opened(data, model)
     except ArtifactError as error:
         raise ArtifactError(f"{file}: {error}") from error
-    _check_inputs(inputs, held.example, held.model)
-    example = inputs or held.example
+    given = _as_inputs(inputs, len(held.example))
+    _check_inputs(given, held.example, held.model)
+    example = given or held.example
     if not example:
         raise ArtifactError(f"{file} was written by an older version and doesn't say what inputs it takes: give them.")
     one = tuple(x[:1] for x in example)
@@ -123,7 +137,7 @@ def export(
     else:
         deployed = to_torch(held.model, one)
         program = from_torch(deployed)
-    parity = compared(held.model, program, inputs or tuple(map(_drawn, one)), bool(inputs))
+    parity = compared(held.model, program, given or tuple(map(_drawn, one)), bool(given))
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, deployed)
     return Exported(target, len(deployed), len(data), parity)
@@ -151,11 +165,28 @@ def _drawn(example: Tensor, batch: int = 16) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(example.dtype)
 
 
+def _as_inputs(given: Tensor | Sequence[Any], count: int) -> tuple[Tensor, ...]:
+    """Return what a model is called with; ``count`` is how many inputs it takes, 0 if nobody knows."""
+    if isinstance(given, Tensor):
+        return (given,)
+    inputs = tuple(given) if isinstance(given, tuple | list) else None
+    if inputs and (len(inputs) == count + 1 > 1 or not all(isinstance(x, Tensor) for x in inputs)):
+        try:
+            inputs, _ = as_batch(inputs, "inputs")
+        except DataError:
+            inputs = None
+    if inputs is None:
+        raise SettingError(
+            "inputs", type(given).__name__, "must be a tensor, a tuple of tensors or a batch of the data"
+        )
+    return inputs
+
+
 @torch.no_grad()
 def _check_inputs(inputs: tuple[Tensor, ...], example: tuple[Tensor, ...], model: nn.Module) -> None:
     """Check that a model takes a user's inputs; ``example`` are those in its file, unless that is old."""
-    if not (isinstance(inputs, tuple) and all(isinstance(x, Tensor) for x in inputs)):
-        raise SettingError("inputs", type(inputs).__name__, "must be a tuple of tensors", "Write (x,) for one.")
+    if any(x.ndim == 0 or not len(x) for x in inputs):
+        raise SettingError("inputs", _kinds(inputs), "must hold at least one example")
     try:
         _ = model(*(x[:1] for x in inputs)) if inputs else None
     except Exception as error:
@@ -177,7 +208,7 @@ def compared(
     Raises
     ------
     ArtifactError
-        If the two don't give outputs of the same shape.
+        If the two don't give outputs of the same shape, or one gives outputs that are no numbers.
     """
     batch = tuple(x[:_COMPARED] for x in inputs)
     ours: Tensor = model(*(x.clone() for x in batch))
@@ -187,6 +218,14 @@ def compared(
         theirs = deployed(*batch)
     if ours.shape != theirs.shape:
         raise ArtifactError(f"the exported model gives {tuple(theirs.shape)}, the model {tuple(ours.shape)}.")
-    scale = max(float(ours.abs().max()), torch.finfo(torch.float32).tiny)
+    for whose, values in (("the model", ours), ("the exported model", theirs)):
+        if values.isnan().any():
+            raise ArtifactError(
+                f"{whose} gives outputs that are no numbers (NaN) for {int(values.isnan().flatten(1).any(1).sum())} of "
+                f"{len(values)} inputs. Its weights may be damaged, or the inputs be none that it can take."
+            )
+    finite = ours[ours.isfinite()].abs()
+    scale = max(float(finite.max()) if len(finite) else 0.0, torch.finfo(torch.float32).tiny)
     same = float((ours.argmax(1) == theirs.argmax(1)).float().mean()) if ours.ndim > 1 and ours.shape[1] > 1 else None
-    return Parity(float((ours - theirs).abs().max()) / scale, same, len(ours), real)
+    apart = torch.where(ours == theirs, 0.0, (ours - theirs).abs())  # the same infinity is no difference
+    return Parity(float(apart.max()) / scale, same, len(ours), real)

@@ -196,6 +196,18 @@ def test_other_metrics_are_learnt_from_trials() -> None:
     assert np.abs(np.log(after / latency)).mean() < 0.3 * np.abs(np.log(before / latency)).mean()
 
 
+def test_the_deployed_file_is_taken_to_shrink_as_the_native_one() -> None:
+    """Bits save no multiplication, by which metrics that nobody knows are judged before trials tell."""
+    profile = by_hand()
+    costs = CostModel(profile)
+    rng = np.random.default_rng(0)
+    known = costs.predict(profile.choices.legal(rng.integers(profile.choices.counts, size=(40, len(profile.choices)))))
+    whole = costs.predict(np.zeros((1, len(profile.choices)), dtype=np.int64))[0]
+    found = Fitted(costs, {"onnx_size": 5e4, "memory": 5e4}).predict(known)
+    assert found["onnx_size"] == pytest.approx(5e4 * known[:, 0] / whole[0])
+    assert found["memory"] == pytest.approx(5e4 * (known[:, 1] / whole[1]) ** 0.5)
+
+
 def with_table() -> Profile:
     """Return the profile by hand with a latency table: a module of its own, and half of the time in none."""
     profile = by_hand()

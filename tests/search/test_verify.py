@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -206,6 +207,41 @@ def test_another_task_is_not_compared(run: Path) -> None:
     for check in checked(run, "own_task_of_verify:fewer"):
         assert not check.wrong
         assert check.unchecked[0].startswith("accuracy on test (the task is not the one that was searched: its model")
+
+
+def test_what_was_not_checked_is_no_success(
+    run: Path, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A script sees it where the task that it named was of no use, and where models weren't even loaded."""
+    monkeypatch.chdir(runs)
+    assert command("verify", run, "--task", "own_task_of_verify:fewer") == 1
+    assert "the task is not the one that was searched" in " ".join(capfd.readouterr().out.split())
+    nameless = Path(shutil.copytree(runs / "Branching", tmp_path / "nameless"))
+    (nameless / "config.json").unlink()
+    assert command("verify", nameless) == 1
+    assert "not tried" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: d["points"][0]["final"].update(size="x"),
+        lambda d: d["points"][0]["final"]["size"].update(interval=[1]),
+        lambda d: d["points"][0]["trial"].update(timings=3),
+        lambda d: d["points"][0].update(flags=None),
+        lambda d: d.update(points=None),
+    ],
+)
+def test_a_damaged_front_is_one_message(run: Path, damage: Any, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever was done to ``front.json``, it says that it is damaged and how to get it back, with status 2."""
+    document = json.loads((run / "front.json").read_text())
+    damage(document)
+    (run / "front.json").write_text(json.dumps(document))
+    for words in (("verify", run), ("pick", run), ("report", run)):
+        assert command(*words) == 2
+        told = " ".join(capfd.readouterr().err.split())
+        assert "is damaged or can't be read" in told
+        assert "paretopress resume" in told
 
 
 def test_a_task_that_cannot_be_built(run: Path) -> None:

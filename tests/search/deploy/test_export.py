@@ -12,13 +12,16 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
+from paretopress.compressors.draft import Draft
 from paretopress.evaluators.onnx_session import Session, compare
 from paretopress.search import Front, Space, Task, load, search
-from paretopress.search.artifact import opened
+from paretopress.search.artifact import dumps, opened
 from paretopress.search.cli import main
-from paretopress.search.deploy.export import export
+from paretopress.search.deploy.export import Parity, compared, export
 from paretopress.spaces.errors import ArtifactError, SettingError
+from paretopress.spaces.recipe import Recipe
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +70,10 @@ def test_program_of_torch_computes_the_same(front: Front, task: Task, tmp_path: 
 @pytest.mark.parametrize(
     ("inputs", "expected"),
     [
-        (torch.zeros(2, 1, 8, 8), "inputs = 'Tensor': must be a tuple of tensors. Write (x,) for one."),
+        ("x.npy", "inputs = 'str': must be a tensor, a tuple of tensors or a batch of the data"),
+        ((torch.zeros(0, 1, 8, 8),), "must hold at least one example"),
         ((torch.zeros(2, 3, 8, 8),), "it was searched with float32 (batch, 1, 8, 8)"),
-        ((torch.zeros(2, 1, 8, 8),) * 2, "inputs = 'float32 (batch, 1, 8, 8) and float32 (batch, 1, 8, 8)': must be"),
+        ((torch.zeros(2, 1, 8, 8),) * 3, "inputs = 'float32 (batch, 1, 8, 8) and float32 (batch, 1, 8, 8) and float32"),
     ],
 )
 def test_inputs_that_the_model_does_not_take_are_refused(
@@ -80,6 +84,44 @@ def test_inputs_that_the_model_does_not_take_are_refused(
         front[0].export(tmp_path / "m.onnx", inputs=inputs)
     assert expected in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", [lambda b: b, list, lambda b: b[0], lambda b: b[0][0], lambda b: [b[0][0], b[1]]])
+def test_inputs_are_taken_as_the_data_gives_them(front: Front, task: Task, tmp_path: Path, form: Any) -> None:
+    """A batch with its targets, a loader's list, the inputs, or the one input alone."""
+    found = front[0].export(tmp_path / "m.onnx", inputs=form(task.validation.first()))
+    assert found.parity.real
+    assert found.parity.examples == len(task.validation.first()[1])
+
+
+def test_models_that_give_no_numbers_are_not_exported(front: Front, task: Task, tmp_path: Path) -> None:
+    """Outputs that are NaN would be "the same class" everywhere: the reason is given, and nothing is written."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    with torch.no_grad():
+        model[1].weight[3, 5] = torch.nan
+    saved = dumps(Draft.of(model), model, Recipe(), (torch.zeros(1, 1, 8, 8),))
+    (tmp_path / "model.safetensors").write_bytes(saved.data)
+    with pytest.raises(ArtifactError, match=r"the model gives outputs that are no numbers \(NaN\) for \d+ of \d+"):
+        export(tmp_path / "model.safetensors", tmp_path / "m.onnx")
+    assert {p.name for p in tmp_path.iterdir()} == {"model.safetensors"}
+    x = task.validation.first()[0]
+    other = Session((front[0].export(tmp_path / "a.onnx").path).read_bytes())
+    apart = compared(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval(), other, x, True)
+    assert not apart.close
+    infinite = nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Threshold(0.0, -torch.inf)).eval()
+    assert compared(infinite, infinite, x, True) == Parity(0.0, 1.0, len(x[0]), True)
+
+
+@pytest.mark.parametrize("place", ["/proc/x/m.onnx", "{}/file/m.onnx"])
+def test_places_that_cannot_be_written_are_one_message(
+    front: Front, tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Told before the model is exported, not in a traceback after it."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(front.folder), "--point", "0", "--out", place.format(tmp_path)])
+    assert ended.value.code == 2
+    assert "the file's folder can't be written" in " ".join(capsys.readouterr().err.split())
 
 
 def test_saved_model_says_how_it_is_stored(front: Front) -> None:
@@ -163,6 +205,30 @@ def test_file_for_one_batch_only_is_not_asked_for_another(front: Front, tmp_path
     assert compare(*[Session(tmp_path / "two.onnx")] * 2, batch=2, seconds=0.05).ratio > 0
     with pytest.raises(ArtifactError, match=r"two\.onnx takes batches of 2 only, not of 32"):
         compare(*[Session(tmp_path / "two.onnx")] * 2, batch=32)
+
+
+def graph(kind: int, shape: list[int | str] | None, op: str = "Identity") -> bytes:
+    """Return a file of one node."""
+    x, y = (onnx.helper.make_tensor_value_info(name, kind, shape) for name in "xy")
+    made = onnx.helper.make_graph([onnx.helper.make_node(op, ["x"], ["y"])], "g", [x], [y])
+    model = onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def test_files_that_cannot_be_timed_are_one_sentence() -> None:
+    """Inputs that can't be made up, and files that take no batches or fail on what is made up."""
+    text = Session(graph(onnx.TensorProto.STRING, ["n", 3]))
+    with pytest.raises(ArtifactError, match=r"the input x is a tensor\(string\)"):
+        compare(text, text)
+    number = Session(graph(onnx.TensorProto.FLOAT, []))
+    assert not number.batched
+    assert compare(number, number, seconds=0.05).ratio > 0
+    with pytest.raises(ArtifactError, match="takes no batches"):
+        compare(number, number, 32)
+    single, double = (Session(graph(kind, ["n", 3])) for kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE))
+    assert single.batched
+    with pytest.raises(ArtifactError, match=r"float32 \(3,\), and float64 \(3,\)"):
+        compare(single, double)
 
 
 def test_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
