@@ -260,7 +260,7 @@ def _check_deployed(bench: Bench, plan: Plan) -> None:
             with bench.threaded():
                 bench.deployed_original()
         except ArtifactError as error:
-            raise undeployable(needs, error) from error
+            raise undeployable(needs, error) from None  # torch's own account is pages long
     asked = [m for m in (*plan.metrics, *plan.columns) if isinstance(m, Latency) and not m.here]
     for metric in asked if plan.resources.cluster is None else ():
         try:

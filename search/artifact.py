@@ -18,7 +18,7 @@ from ..compressors.draft import Draft
 from ..compressors.encoding import Encoding
 from ..compressors.packing import pack_tensor, read_encoding, unpack_tensor
 from ..spaces.attention import convert_attention
-from ..spaces.errors import ArtifactError
+from ..spaces.errors import ArtifactError, SettingError
 from ..spaces.recipe import Recipe
 from ..spaces.tracing import UntraceableError
 from . import container
@@ -235,15 +235,7 @@ def opened(data: bytes, model: nn.Module | Callable[[], nn.Module] | None = None
             raise ValueError(f"unknown structure {kind!r}")
     except ArtifactError:
         raise
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        IndexError,
-        RecursionError,
-        RuntimeError,
-    ) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ArtifactError(f"the file can't be read: {type(error).__name__}: {str(error).rstrip('.')}.") from error
     return Opened(loaded.eval(), encodings, example)
 
@@ -387,7 +379,14 @@ def locate(path: Path | str) -> Path:
 
 
 def load(path: Path | str, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
-    """Return the model saved at ``path`` (a point's folder or its file), in eval mode; see `loads`."""
+    """Return the model saved at ``path`` (a point's folder or its file), in eval mode; see `opened`.
+
+    Raises SettingError, too, if ``path`` or ``model`` can't be one.
+    """
+    if not isinstance(path, str | Path):
+        raise SettingError("path", path, "must be a point's folder or its file")
+    if model is not None and not isinstance(model, nn.Module) and not callable(model):
+        raise SettingError("model", model, "must be the original model, or a function that builds it")
     file = locate(path)
     try:
         data = file.read_bytes()

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..evaluators.base import Evaluator
 from ..spaces.errors import ModelError, SettingError
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
@@ -32,7 +33,8 @@ class Measure:
     space
         Whose recipes are tried.
     metrics
-        What is measured on validation data, in this order; see ``paretopress techniques``.
+        What is measured on validation data, in this order: names (see ``paretopress techniques``) or metrics of your
+        own, such as ``Latency(batch=32)``.
     seed
         For what is random in a trial.
 
@@ -43,13 +45,15 @@ class Measure:
     """
 
     def __init__(
-        self, task: Task, space: Space, metrics: Sequence[str] = ("accuracy", "size"), *, seed: int = 0
+        self, task: Task, space: Space, metrics: Sequence[str | Evaluator] = ("accuracy", "size"), *, seed: int = 0
     ) -> None:
         check_fits(task, space)
-        if not isinstance(metrics, list | tuple) or not metrics or not all(isinstance(m, str) for m in metrics):
-            raise SettingError("metrics", metrics, "must be a list of names", "Write ['accuracy', 'size'].")
-        self.metrics, self._seed = tuple(metrics), seed
-        self._bench = Bench(task, space.sites, metrics_for(task, metrics), ())
+        fits = isinstance(metrics, list | tuple) and all(isinstance(m, str | Evaluator) for m in metrics)
+        if not fits or not metrics:
+            raise SettingError("metrics", metrics, "must be a list of names or metrics", "Write ['accuracy', 'size'].")
+        known = {m.name: m for m in metrics if isinstance(m, Evaluator)}
+        self.metrics = tuple(m if isinstance(m, str) else m.name for m in metrics)
+        self._seed, self._bench = seed, Bench(task, space.sites, metrics_for(task, self.metrics, known), ())
 
     def __call__(self, recipe: Recipe, save: str | Path | None = None) -> dict[str, float]:
         """Return metric -> value, in each metric's unit, of a recipe; ``Recipe()`` is the original model.

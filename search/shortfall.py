@@ -20,5 +20,5 @@ def shortfall(front: Front, constraints: Sequence[Constraint]) -> str:
         if constraint.violation(point.result, baseline, quality) > 0:
             unit = front.baseline.result.measurements[constraint.metric].unit
             has, excess = (amount(x, unit) for x in constraint.missed_by(point.result, baseline, quality))
-            misses.append(f"{constraint.text} by {excess} (it has {has})")
+            misses.append(f"{constraint.text} by {excess} (it had {has} in the search)")
     return f"No model keeps all limits. The nearest one, point {point.id}, misses {' and '.join(misses)}."

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from paretopress.search.artifact import FILE, dumps, load, loads
 from paretopress.search.graph import read_graph, write_graph
 from paretopress.search.modules import build, describe
 from paretopress.spaces.attention import convert_attention
-from paretopress.spaces.errors import ArtifactError
+from paretopress.spaces.errors import ArtifactError, SettingError
 from paretopress.spaces.recipe import Recipe, Step
 from paretopress.spaces.tracing import UntraceableError
 
@@ -241,6 +242,13 @@ def test_a_hostile_document_is_refused(attack: str) -> None:
     _, data, _, _ = saved("two inputs")
     with pytest.raises(ArtifactError):
         loads(edited(data, HOSTILE[attack]))
+
+
+@pytest.mark.parametrize(("arguments", "named"), [((None,), "path"), ((3,), "path"), (("x", "MyModel"), "model")])
+def test_what_cannot_be_loaded_from_is_named(arguments: Any, named: str) -> None:
+    """The argument is to blame, not the file."""
+    with pytest.raises(SettingError, match=f"^{named} = "):
+        load(*arguments)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

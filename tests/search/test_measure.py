@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from paretopress.search import Measure, Recipe, Space, Task, load, search
+from paretopress.search import Latency, Measure, Recipe, Space, Task, load, search
 from paretopress.search.trial import Bench, Finished, Job
 from paretopress.spaces.errors import ModelError, SettingError
 from paretopress.spaces.recipe import Step
@@ -66,6 +66,14 @@ def test_threads_take_turns(task: Task, space: Space, monkeypatch: pytest.Monkey
         found = list(threads.map(lambda i: measures[i % 2](recipes[i])["size"], range(4)))
     assert most == 1
     assert found == [measures[0](recipe)["size"] for recipe in recipes]
+
+
+def test_metrics_of_ones_own_are_measured(task: Task, space: Space) -> None:
+    """A latency of other conditions stands beside names, as among a search's ``metrics=``."""
+    eager = Latency(4, 0.05, runtime="torch", name="eager")
+    found = Measure(task, space, ["size", eager])(Recipe())
+    assert list(found) == ["size", "eager"]
+    assert 0.5 < found["eager"] < 2
 
 
 def test_what_is_no_recipe_is_refused(task: Task, space: Space) -> None:

@@ -251,7 +251,7 @@ def test_constraints_are_kept_or_the_nearest_points_are_shown(
     assert missed.startswith(
         f"No model keeps all limits. The nearest one, point {hopeless[0].id}, misses size <= 10 by "
     )
-    assert missed.endswith(f"(it has {amount(smallest, 'B')}).")
+    assert missed.endswith(f"(it had {amount(smallest, 'B')} in the search).")
     assert f"! {missed}" in repr(hopeless)
     assert missed in " ".join(capsys.readouterr().err.split())
     assert "No model" not in repr(front)
