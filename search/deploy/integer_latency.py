@@ -12,6 +12,7 @@ from ...spaces.errors import PressError
 from ...spaces.recipe import Recipe
 from ...spaces.site import Site
 from ..effects import ON_FOUR_BITS, ON_INTEGERS, Effect
+from ..latency_source import Left
 from ..latency_table import Border, LatencyTable
 from .node_times import Marked, Times
 from .weighing import halves, weigh
@@ -28,8 +29,6 @@ NOTHING = 1e-6
 
 #: A setting, its key and its effect.
 _Choice = tuple[Setting, str, Effect]
-#: Shares left by key and path.
-Left = Mapping[str, Mapping[str, float]]
 
 
 class IntegerLatency:

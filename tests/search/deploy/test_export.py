@@ -149,6 +149,15 @@ def test_commands_export_and_time_models(front: Front, tmp_path: Path, capsys: p
     assert "│ 32 " in told
 
 
+def test_a_task_that_is_named_gives_real_inputs(
+    front: Front, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run from Python has no file that names its task: who exports can."""
+    where = ("--out", tmp_path / "m.onnx", "--task", "paretopress.search.examples.digits:task")
+    command("export", front.folder, "--point", 0, *where)  # type: ignore[arg-type] # it was kept
+    assert "validation examples" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("point", ["17", "-1", "first"])
 def test_point_that_is_not_there_is_named(front: Front, point: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A wrong number is one message that says which there are."""
