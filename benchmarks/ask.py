@@ -39,11 +39,10 @@ import torch.nn.functional as F
 from optuna.distributions import IntDistribution
 from optuna.samplers import NSGAIISampler, TPESampler
 from resnet20 import Block
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from verdict import Bar, arguments, conclude
+from verdict import Bar, arguments, conclude, terminal
 
 from paretopress.evaluators.base import Measurement
 from paretopress.search import Space, Task
@@ -222,7 +221,7 @@ def main() -> int:
     others = peers(profile, scale.peers)
     for name, values in others.items():
         show(name, scale.peers + 100, values)
-    console = Console()
+    console = terminal()
     console.print(f"{sites} sites, {len(choices)} decisions, {int(choices.counts.sum() - len(choices)):,} settings")
     console.print(table)
     means = {name: float(np.mean(values[TRIALS:])) for name, values in taken.items()}

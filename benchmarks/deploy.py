@@ -35,7 +35,8 @@ as they are
     Where linear layers compute with 4 bits as they are, the file is faster than the original's, at batch 1 and 32.
 
 Run: ``python benchmarks/deploy.py [--quick] [--parts forms,...] [--minutes N] [--data DIR] [--json FILE]``; exits 1
-when a bar is missed. ``--quick`` draws fewer recipes and leaves out the search. The full run searches ``--minutes``.
+when a bar is missed. ``--quick`` draws fewer recipes, at batch 32 only, and leaves out the search. The full run
+searches ``--minutes``.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ from resnet20 import DATA, resnet20
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
-from verdict import Bar, arguments, conclude
+from verdict import Bar, arguments, conclude, terminal
 
 from paretopress.compressors.packing import pack_tensor, packed_bytes
 from paretopress.evaluators.base import Subject
@@ -188,14 +189,14 @@ def play_forms(name: str, task: Task, console: Console) -> tuple[list[Bar], list
 
 
 def play_predicted(
-    name: str, task: Task, recipes: int, console: Console
+    name: str, task: Task, batches: tuple[int, ...], recipes: int, console: Console
 ) -> tuple[list[float], list[Bar], dict[str, Any]]:
-    """Print how good predicted latencies of a network are; return the errors, its bars and the pairs."""
+    """Print how good predicted latencies of a network are at some batches; return errors, bars and pairs."""
     techniques = {"depth": {}, "channels": {"criterion": "l2"}, "svd": {}, "int8": {"bits": [7, 6, 4]}}
     space = Space.from_task(task, techniques)
     errors: list[float] = []
     bars, found = [], {}
-    for batch in BATCHES:
+    for batch in batches:
         profiler = Profiler(task, space, ProfileStore(task, None), Latency(batch))
         assert profiler.layers is not None
         profiler.layers.lines.known.clear()  # measured now, whatever an earlier run knew
@@ -298,12 +299,12 @@ def play_linear(console: Console) -> tuple[list[Bar], list[dict[str, Any]]]:
 
 def main() -> int:
     """Run, print, judge."""
-    parser = arguments(__doc__, quick="fewer recipes, and no search", parts=PARTS)
+    parser = arguments(__doc__, quick="fewer recipes, of one batch, and no search", parts=PARTS)
     parser.add_argument("--minutes", type=float, default=60, help="of the search")
     parser.add_argument("--data", type=Path, default=DATA)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    console, bars, found = Console(), [], {}
+    console, bars, found = terminal(), [], {}
     parts = options.parts
     tasks = networks(options.data) if {"forms", "predicted"} & set(parts) else {}
     if "forms" in parts:
@@ -312,8 +313,9 @@ def main() -> int:
             bars += more
     if "predicted" in parts:
         errors: list[float] = []
+        extent = (BATCHES[-1:], 6) if options.quick else (BATCHES, 32)
         for name, task in tasks.items():
-            own, more, pairs = play_predicted(name, task, 6 if options.quick else 32, console)
+            own, more, pairs = play_predicted(name, task, *extent, console)
             errors, bars, found = errors + own, bars + more, found | pairs
         bars.append(Bar("error of predicted latency, median", statistics.median(errors), most=ERROR, form=".1%"))
     if "found" in parts and not options.quick:

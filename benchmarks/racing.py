@@ -47,9 +47,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from resnet20 import load
-from rich.console import Console
 from rich.table import Table
-from verdict import Bar, arguments, conclude, span
+from verdict import Bar, arguments, conclude, span, terminal
 
 from paretopress.search import Space
 from paretopress.search.engine import Engine
@@ -247,7 +246,7 @@ def main() -> int:
         runs = [Run(m, 0, 1, 30, False) for m in ("random", "profile")]
     else:
         runs = [Run(m, s, c, 50, c == 1) for c in (1, 2) for s in range(5) for m in SAMPLERS]
-    console, found = Console(), dict[str, list[dict[str, float]]]()
+    console, found = terminal(), dict[str, list[dict[str, float]]]()
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), mp_context=get_context("spawn")) as pool:
         waiting = {pool.submit(play, run): run for run in runs}
         for done in as_completed(waiting):

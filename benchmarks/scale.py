@@ -48,9 +48,8 @@ from typing import Any
 import numpy as np
 import torch
 from ask import ACCURACY, FEW, SIZE, Trials, profile_of
-from rich.console import Console
 from torch import nn
-from verdict import Bar, arguments, conclude
+from verdict import Bar, arguments, conclude, terminal
 
 from paretopress.compressors.base import Compressor, Params, register
 from paretopress.compressors.draft import Context, Draft
@@ -262,7 +261,7 @@ def main() -> int:
         print(json.dumps(resume(options.resume)))
         return 0
     scale, parts = QUICK if options.quick else FULL, options.parts
-    console, bars, found = Console(), [], {}
+    console, bars, found = terminal(), [], {}
     register(Sleep())
     with tempfile.TemporaryDirectory(prefix="paretopress-") as name:
         folder = Path(name)

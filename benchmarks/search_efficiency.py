@@ -40,9 +40,8 @@ from arena import BOUTS, CLOSE, Arena
 from peers import proposals, uniform
 from record import Record
 from resnet20 import DATA, load
-from rich.console import Console
 from rich.table import Table
-from verdict import Bar, arguments, conclude
+from verdict import Bar, arguments, conclude, terminal
 
 from paretopress.search.pareto import nondominated
 from paretopress.search.profile_sampler import ProfileSampler
@@ -202,7 +201,7 @@ def main() -> int:
     options = parser.parse_args()
     scale = QUICK if options.quick else FULL
     spaces = options.spaces.split(",") if options.spaces else scale.spaces
-    console, bars, everything = Console(), [], []
+    console, bars, everything = terminal(), [], []
     for space in spaces:
         methods = ("ours", *scale.methods)
         jobs = [(m, s) for s in range(scale.seeds) for m in methods if s == 0 or m != "uniform"]

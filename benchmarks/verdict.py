@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+#: Of tables that go to a file, in characters.
+WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,12 @@ def arguments(doc: str | None, quick: str, parts: Sequence[str] = ()) -> argpars
     return parser
 
 
+def terminal() -> Console:
+    """Return where tables are printed: where no terminal says how wide it is, as wide as the widest of them."""
+    known = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if known else WIDTH)
+
+
 def conclude(bars: Sequence[Bar], options: argparse.Namespace, figures: Mapping[str, Any] | None = None) -> int:
     """Print the bars, write the file that ``--json`` names, and return the exit code: 1 if a bar is missed.
 
@@ -129,7 +140,7 @@ def conclude(bars: Sequence[Bar], options: argparse.Namespace, figures: Mapping[
         raise ValueError("a benchmark needs at least one bar")
     figures = dict(figures or {})
     numbers = {name: x for name, x in figures.items() if isinstance(x, int | float) and not isinstance(x, bool)}
-    console = Console()
+    console = terminal()
     if numbers:
         measured = Table("figure", "value")
         for name, number in numbers.items():

@@ -90,3 +90,14 @@ def test_parts_are_named_or_all(verdict: ModuleType, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         parser.parse_args(["--parts", "b,c"])
     assert "there is no c, but a, b" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 120), ("90", 90)])
+def test_tables_in_a_file_are_wide_enough_to_be_read(
+    verdict: ModuleType, monkeypatch: pytest.MonkeyPatch, columns: str | None, width: int
+) -> None:
+    """Where no terminal says how wide it is, figures aren't cut off at 80 characters; who names a width gets it."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert verdict.terminal().width == width
