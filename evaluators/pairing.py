@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from ..spaces.pulse import beat
+from ..spaces.threads import threaded
 
 #: One sample lasts at least this many seconds, far above the clock's resolution.
 SAMPLE = 0.002
@@ -64,14 +65,12 @@ def clock_of(threads: int = 1, device: torch.device | None = None) -> Clock:
 def alone(threads: int = 1) -> Iterator[None]:
     """One measuring process of this user at a time on the machine, so many threads, no garbage collection."""
     user = os.getuid() if hasattr(os, "getuid") else 0
-    before, collecting = torch.get_num_threads(), gc.isenabled()
-    with _turn(FileLock(_SHARED / f"paretopress-latency-{user}.lock")):
+    collecting = gc.isenabled()
+    with _turn(FileLock(_SHARED / f"paretopress-latency-{user}.lock")), threaded(threads):
         gc.disable()
-        torch.set_num_threads(threads)
         try:
             yield
         finally:
-            torch.set_num_threads(before)
             if collecting:
                 gc.enable()
 

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from .result import Objective, Result
 
-#: Quality may fall by this share of the baseline's before a point adds nothing to the hypervolume.
-QUALITY_SPAN = 0.5
+#: Quality may fall by this share of the baseline's before a point adds nothing to the hypervolume: what loses more is
+#: hardly ever wanted, but counted, it would be most of what there is to gain.
+QUALITY_SPAN = 0.1
 #: Costs count up to this multiple of the baseline's.
 COST_SPAN = 1.1
 
@@ -58,7 +59,7 @@ def _is_quality(objective: Objective) -> bool:
 
 def scaled_hypervolume(results: Iterable[Result], objectives: Sequence[Objective], baseline: Result) -> float:
     """Return the hypervolume of `scaled` rows as a share, 0 to 1, of the box between no loss at no cost and the
-    reference point: a loss of half the baseline's quality, and 1.1 times the baseline's costs.
+    reference point: a loss of a tenth of the baseline's quality, and 1.1 times the baseline's costs.
     """
     reference = [QUALITY_SPAN if _is_quality(o) else COST_SPAN for o in objectives]
     rows = [scaled(r, objectives, baseline) for r in results]

@@ -16,12 +16,12 @@ from .result import Objective, Result
 from .sampler import Proposal
 from .sensitivity import Profile
 
-#: Standard error of quality where its measurement has no interval, as a share of the span that counts.
-_NOISE = 0.01
+#: Standard error of quality where its measurement has no interval, as a share of the baseline's.
+_NOISE = 0.005
 #: Of the standard error of the quality itself, what is left in a difference to the baseline on the same examples.
 _PAIRED = 0.7
-#: All models that lose this many times the quality that counts are alike.
-_REACH = 2.0
+#: All models that lose this share of the baseline's quality are alike.
+_REACH = 1.0
 #: Costs are positive: what stands for one of nothing.
 _LEAST = 1e-12
 
@@ -69,14 +69,14 @@ class ProfileSampler:
             if math.isfinite(most):
                 upper[metric] = most
         base = {name: self._cost(name, baseline) for name in self._larger}
-        span = QUALITY_SPAN * (abs(baseline.value(quality.name)) or 1.0)
+        whole = abs(baseline.value(quality.name)) or 1.0
         lost = self._lost_limit(limits)
         goals = Goals(
             base,
             # What breaks a limit counts nothing, so the front is sought within the limits.
             {o.name: min(COST_SPAN * base[o.name], upper.get(o.name, math.inf)) for o in costs},
-            min(span, lost) if lost > 0 else span,
-            _REACH * span,
+            lost if 0 < lost < math.inf else QUALITY_SPAN * whole,
+            _REACH * whole,
             self.noise(baseline, quality),
             any(o.is_quality for o in objectives),
             upper,
@@ -96,7 +96,7 @@ class ProfileSampler:
         """Return the standard error of a difference in quality to the baseline, on the same examples."""
         interval = baseline.measurements[quality.name].interval
         if interval is None or interval[1] <= interval[0]:
-            return _NOISE * QUALITY_SPAN * abs(baseline.value(quality.name))
+            return _NOISE * abs(baseline.value(quality.name))
         return _PAIRED * (interval[1] - interval[0]) / 2 / 1.96
 
     def _lost_limit(self, limits: Mapping[str, tuple[float, float]]) -> float:

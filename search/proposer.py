@@ -285,7 +285,7 @@ class Proposer:
         gain += beside_lucky.of(self._points(self.surrogate.lost(logit - misfit), costs))
         works = self.failures.chance(candidates)
         gain = self._within_loss(gain, logit, misfit) * works
-        order = np.lexsort((-gain, excess, refused))[:_CLOSELY]
+        order = np.lexsort((logit, -gain, excess, refused))[:_CLOSELY]
         mean, spread = self.surrogate.predict(candidates[order])
         points = self._foreseen(costs[order], mean, spread)
         return _Weighed(candidates[order], points, mean, spread, works[order], excess[order], refused[order])
@@ -298,7 +298,8 @@ class Proposer:
         expected = self._within_loss(expected, among.mean, among.spread) * among.works
         expected = np.where(among.excess > 0, -among.excess, expected)
         expected = np.where(among.refused, -np.inf, expected)
-        best = int(expected.argmax())
+        # Where limits leave only what loses more than counts, nothing gains: then the least loss is gone for.
+        best = int(np.lexsort((among.mean, -expected))[0])
         genome: npt.NDArray[np.int64] = among.genomes[best]
         counts = bool(among.excess[best] == 0 and not among.refused[best])
         self._foretold[genome.tobytes()] = Foretold(among.points[best], counts)

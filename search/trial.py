@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -28,6 +28,7 @@ from ..spaces.seeding import seeded
 from ..spaces.site import Site
 from ..spaces.stage import Stage
 from ..spaces.task import Task
+from ..spaces.threads import threaded
 from .artifact import Saved, dumps, loads
 from .deployment import deployment
 from .layers import ModuleForm
@@ -155,15 +156,9 @@ class Bench:
             left.add("reference")
         return {k: v for k, v in vars(self).items() if k not in left}
 
-    @contextmanager
-    def threaded(self) -> Iterator[None]:
+    def threaded(self) -> AbstractContextManager[None]:
         """Give torch the trial's number of threads, and its own back afterwards."""
-        before = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+        return threaded(self.threads)
 
     def heat(self, recipe: Recipe, race: Race | None, front: Sequence[Sequence[float]]) -> Heat:
         """Return a trial's part in the race; see `Heat`."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
+import torch
+from optuna.samplers import RandomSampler
 
 from paretopress.evaluators.base import Measurement
 from paretopress.search.optuna_samplers import SAMPLERS, OptunaSampler, decoded, distributions, encoded
@@ -14,6 +17,7 @@ from paretopress.search.sampler import check_sampler
 from paretopress.spaces.errors import SettingError
 from paretopress.spaces.recipe import Recipe, Step
 from paretopress.spaces.space import Space
+from paretopress.spaces.threads import threaded
 
 #: Trials of a sampler that takes its time; it models from the eleventh on.
 LENGTHS = {"gp": 13}
@@ -93,6 +97,22 @@ def test_nsga2_goes_on_with_its_generation_after_a_restart(space: Space) -> None
 def test_every_name_on_offer_has_its_sampler() -> None:
     """What the settings accept, beside the engine's own sampler, is what Optuna is asked for."""
     assert set(OFFERED) == {*SAMPLERS, "profile"}
+
+
+def test_a_sampler_computes_on_one_thread(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials have the other cores: threads of a Gaussian process that wait for each other would stall the driver."""
+    seen = []
+
+    class Watched(RandomSampler):
+        def infer_relative_search_space(self, *args: Any) -> Any:
+            seen.append(torch.get_num_threads())
+            return super().infer_relative_search_space(*args)
+
+    monkeypatch.setitem(SAMPLERS, "random", Watched)
+    with threaded(2):
+        OptunaSampler(space, GOALS, "random", 0).ask()
+        assert torch.get_num_threads() == 2
+    assert seen == [1]
 
 
 def test_an_unknown_sampler_is_refused_with_the_nearest() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from known_truth import PROFILE, SPAN, TRUTH
@@ -38,6 +39,16 @@ def test_limits_that_nothing_can_keep_are_approached() -> None:
         proposer.tell(found[-1], *TRUTH.of(found[-1]), usable=False)
     smallest = min(TRUTH.of(genome)[1]["size"] for genome in TRUTH.random(2000))
     assert min(TRUTH.of(genome)[1]["size"] for genome in found) < smallest
+
+
+def test_where_limits_leave_only_what_loses_more_than_counts_the_least_loss_is_sought() -> None:
+    """A limit that asks for too much of a model leads to its best models, not to any that keep it."""
+    limits = {"size": 0.05 * TRUTH.base["size"]}
+    goals = replace(TRUTH.goals(limits=limits), span=0.01)
+    found = TRUTH.run(Proposer(PROFILE, goals, 0), 20)
+    kept = [lost for lost, costs in map(TRUTH.of, TRUTH.random(3000)) if costs["size"] <= limits["size"]]
+    assert min(kept) > goals.span
+    assert min(lost for lost, costs in map(TRUTH.of, found) if costs["size"] <= limits["size"]) < min(kept)
 
 
 def test_limit_on_quality_is_sought() -> None:
