@@ -238,7 +238,7 @@ def play_found(data: Path, minutes: float, console: Console) -> tuple[list[Bar],
     metrics = [Latency(32, name="latency"), Latency(1, name="latency_batch1")]
     with tempfile.TemporaryDirectory(prefix="paretopress-") as folder:
         front = search(
-            task, space, ["accuracy", "onnx_size", "latency"], metrics=metrics, budget=None, minutes=minutes,
+            task, space, ["accuracy", "onnx_size", "latency"], metrics=metrics, minutes=minutes,
             constraints=["accuracy drop <= 1.5%"], run=Path(folder) / "run", resources=Resources(workers=2),
         )  # fmt: skip
         again = subprocess.run(

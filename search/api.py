@@ -51,7 +51,7 @@ def search(
     objectives: Sequence[str] | None = None,
     *,
     metrics: Sequence[Evaluator] = (),
-    budget: int | None = 50,
+    budget: int | None = None,
     minutes: float | None = None,
     evaluations: float | None = None,
     constraints: Sequence[str] = (),
@@ -83,7 +83,8 @@ def search(
         Their names may be objectives and stand in constraints; others are measured of the front's models at the end.
         One of the same name replaces everybody's: ``[Latency(runtime="torch")]``.
     budget
-        Different recipes to try in all, the baseline among them; None for no limit.
+        Different recipes to try in all, the baseline among them. Where neither this nor ``minutes`` nor ``evaluations``
+        is given, 50.
     minutes
         Wall-clock limit of the trials in this session; those that run at its end are abandoned. The start and the
         final measurement come on top.
@@ -91,7 +92,7 @@ def search(
         Limit of work in all, in validation examples that trials look at as a multiple of the split: 1 for a trial that
         is measured in full, with every look before that (while it trains, and at two sets of batch-norm statistics)
         on top where ``racing`` takes them; what it saw, at least 0.01, for one that is stopped. Training, and
-        calibration data for batch norm, count nothing. Use ``budget=None`` for no other limit.
+        calibration data for batch norm, count nothing.
     constraints
         Limits on front points, e.g. ``"accuracy drop <= 0.01"`` (``rise`` for a metric of which less is better),
         ``"size <= 300 kB"``, ``"latency <= 0.5x"``. If nothing keeps them all, ``front.feasible`` is False and

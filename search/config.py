@@ -124,7 +124,7 @@ class Config(_Section):
     objectives: list[str] | None = None
     metrics: dict[str, LatencySection] = Field(default_factory=dict)
     constraints: list[str] = Field(default_factory=list)
-    budget: BudgetSection = BudgetSection(trials=50)
+    budget: BudgetSection = BudgetSection()
     sampler: str = "profile"
     seed: int = 0
     racing: bool = True

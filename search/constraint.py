@@ -81,10 +81,14 @@ class Constraint:
         return self.unit in _RELATIVE
 
     def violation(self, result: Result, baseline: Result, quality: Objective) -> float:
-        """Return how far a result is beyond the limit, relative to the limit's size; 0 or less means it is kept."""
+        """Return how far a result is beyond the limit, as a share of the baseline's value; 0 or less means it is kept.
+
+        A share of the limit would call the baseline the nearest where a small loss and a small file are asked for:
+        a loss of three times the limit would be farther off than all of the file.
+        """
         _, excess = self.missed_by(result, baseline, quality)
         # What was never measured, because the trial was stopped before, counts as broken.
-        return 1.0 if math.isnan(excess) else excess / (abs(self._limit(baseline, quality)) or 1.0)
+        return 1.0 if math.isnan(excess) else excess / (abs(baseline.value(self.metric)) or 1.0)
 
     def missed_by(self, result: Result, baseline: Result, quality: Objective) -> tuple[float, float]:
         """Return what is limited (the value, or how much worse it is than the baseline's), and how far it is beyond."""

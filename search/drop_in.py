@@ -21,6 +21,7 @@ from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from ..evaluators.base import Direction, Measurement, evaluators
 from ..spaces.errors import SettingError
+from ..spaces.metric import ACCURACY
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from .constraint import Constraint, check_constraints, violations
@@ -272,10 +273,12 @@ class ParetoSampler(BaseSampler):
             raise SettingError("objectives", self.objectives, rule, "Name the study's values, in their order.")
         goals = []
         for name, direction in zip(self.objectives, study.directions):
-            if direction == StudyDirection.MAXIMIZE and name in PREDICTED and name != self.quality:
-                rule = f"must be 'minimize' for {name}"
-                raise SettingError("directions", study.directions, rule, f"The objectives are {self.objectives}.")
             way: Direction = "maximize" if direction == StudyDirection.MAXIMIZE else "minimize"
+            right = "minimize" if name in PREDICTED and name != self.quality else way
+            right = "maximize" if name == ACCURACY.name else right
+            if way != right:
+                rule = f"must be {right!r} for {name}"
+                raise SettingError("directions", study.directions, rule, f"The objectives are {self.objectives}.")
             goals.append(Objective(name, way, name == self.quality))
         return tuple(goals)
 

@@ -20,6 +20,8 @@ from .trial import metrics_for
 
 #: Measured in every trial whatever the objectives: they cost next to nothing.
 ALWAYS = ("size", "macs", "bops", "parameters")
+#: Where nothing else limits a run.
+TRIALS = 50
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def make_plan(
     objectives: Sequence[str] | None = None,
     *,
     metrics: Sequence[Evaluator] = (),
-    budget: int | None = 50,
+    budget: int | None = None,
     minutes: float | None = None,
     evaluations: float | None = None,
     constraints: Sequence[str] = (),
@@ -156,7 +158,5 @@ def _budget(trials: int | None, minutes: float | None, evaluations: float | None
     for name, value in (("minutes", minutes), ("evaluations", evaluations)):
         if value is not None and (not isinstance(value, int | float) or not 0 < value < float("inf")):
             raise SettingError(name, value, "must be a number above 0")
-    if trials is None and minutes is None and evaluations is None:
-        advice = "Give budget=, minutes= or evaluations=."
-        raise SettingError("budget", None, "no limit of trials, minutes or evaluations is given", advice)
-    return Budget(trials, minutes, evaluations)
+    limited = any(limit is not None for limit in (trials, minutes, evaluations))
+    return Budget(trials if limited else TRIALS, minutes, evaluations)

@@ -37,11 +37,14 @@ def sampler(space: Space, profile: Profile) -> ParetoSampler:
     return ParetoSampler(space, profile, baseline={"accuracy": 0.9}, seed=0)
 
 
-@pytest.mark.parametrize("directions", [["maximize"], ["maximize", "minimize", "minimize"], ["maximize", "maximize"]])
+@pytest.mark.parametrize(
+    "directions",
+    [["maximize"], ["maximize", "minimize", "minimize"], ["maximize", "maximize"], ["minimize", "minimize"]],
+)
 def test_study_that_does_not_fit_is_refused(sampler: ParetoSampler, directions: list[str]) -> None:
-    """The number of objectives and the direction of the known costs are checked at the first trial."""
+    """The number of objectives and the direction of accuracy and known costs are checked at the first trial."""
     study = optuna.create_study(directions=directions, sampler=sampler)
-    with pytest.raises(SettingError, match="objectives|minimize"):
+    with pytest.raises(SettingError, match="objectives|must be 'm"):
         study.optimize(lambda trial: (0.0,) * len(directions), n_trials=1)
 
 

@@ -326,7 +326,7 @@ def test_a_small_space_is_tried_to_its_last_recipe(task: Task, tmp_path: Path, m
 
 def test_minutes_are_the_clocks(task: Task, space: Space, tmp_path: Path) -> None:
     """A run of half a simulated minute with three workers has about the trials that fit, and leaves none running."""
-    session = Session(task, space, tmp_path, lambda job, front: (4.0, made_up(job)), budget=None, minutes=0.5)
+    session = Session(task, space, tmp_path, lambda job, front: (4.0, made_up(job)), minutes=0.5)
     assert session.run() == "minutes"
     assert len(session.results) == 1 + 3 * 7
     left = read(tmp_path)[1].unfinished.values()

@@ -1,4 +1,4 @@
-"""Metrics of a user's own: where they are measured, and what they may be called."""
+"""Settings that are checked together: metrics of a user's own, and what ends a run."""
 
 from __future__ import annotations
 
@@ -56,3 +56,15 @@ def test_names_that_are_taken_are_refused(task: Task, tmp_path: Path, metrics: l
     """Two metrics of one name would overwrite each other's figures."""
     with pytest.raises(SettingError, match=expected):
         make_plan(task, metrics=metrics, run=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("given", "trials"),
+    [({}, 50), ({"minutes": 1}, None), ({"evaluations": 9}, None), ({"budget": 7, "minutes": 1}, 7)],
+)
+def test_trials_are_limited_by_who_says_so_or_if_nothing_else_is(
+    task: Task, tmp_path: Path, given: dict[str, int], trials: int | None
+) -> None:
+    """Ten minutes are ten minutes, however many trials that are; a run without any limit ends, too."""
+    plan = make_plan(task, run=tmp_path / "run", **given)  # type: ignore[arg-type] # limits are numbers
+    assert plan.budget.trials == trials
