@@ -205,4 +205,6 @@ def _by_layer(noted: Sequence[tuple[str, float]], owners: Sequence[str], turns: 
         if owner:
             found[owner] += float(seconds[place])
             counts[owner] += 1
-    return {owner: max(taken - noting * counts[owner], _LEAST * taken) for owner, taken in found.items()}
+    left = {owner: max(taken - noting * counts[owner], _LEAST * taken) for owner, taken in found.items()}
+    share = whole / max(sum(left.values()), whole)  # a machine that is busy with something else lengthens notes
+    return {owner: share * taken for owner, taken in left.items()}
