@@ -286,7 +286,6 @@ class TestBadInput:
             ({"constraints": None}, SettingError, "constraints = None: must be a list"),
             ({"sampler": "nsga"}, SettingError, "nsga2"),
             ({"budget": 0}, SettingError, "at least 1"),
-            ({"budget": None}, SettingError, "no limit"),
             ({"minutes": -1.0}, SettingError, "above 0"),
             ({"constraints": ["size about 3"]}, SettingError, "must read like"),
             ({"constraints": ["sise <= 3"]}, SettingError, "size"),
