@@ -96,11 +96,11 @@ def test_a_resumed_run_answers_stopped_recipes_from_the_journal(
 
 def test_a_budget_of_evaluations_counts_what_was_looked_at(task: Task, crowded: Space, tmp_path: Path) -> None:
     """The run ends when the work is spent, with more trials than evaluations if some were stopped."""
-    front = run(task, crowded, tmp_path / "r", evaluations=4)
+    front = run(task, crowded, tmp_path / "r", budget=None, evaluations=4)
     done = sum(r.evaluations(200) for r in front.results)
     assert 4 <= done < 5.75  # one trial more at most, three glances included
     assert any("evaluations" in note for note in front.notes)
-    full = run(task, crowded, tmp_path / "s", evaluations=2, racing=False)
+    full = run(task, crowded, tmp_path / "s", budget=None, evaluations=2, racing=False)
     assert len(full.results) == 2
 
 

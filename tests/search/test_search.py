@@ -174,7 +174,7 @@ def test_a_small_space_is_exhausted(task: Task, tmp_path: Path) -> None:
 
 def test_minutes_end_the_run_with_a_front(task: Task, space: Space, tmp_path: Path) -> None:
     """A limit of time returns the front so far."""
-    front = run(task, space, tmp_path / "r", minutes=0.02)
+    front = run(task, space, tmp_path / "r", budget=None, minutes=0.02)
     assert any("time was up" in note for note in front.notes)
     assert front.points
 
