@@ -202,14 +202,15 @@ def test_other_precisions_are_refused_with_advice() -> None:
 
 
 def test_loss_like_quality_counts_in_the_hypervolume() -> None:
-    """A perplexity that rises by a tenth at a tenth of the size is worth nearly as much as one that doesn't."""
+    """A perplexity that rises by half of what counts is worth half as much as one that doesn't, never more than all."""
     goals = (Objective("perplexity", "minimize", True), Objective("size", "minimize"))
 
     def result(perplexity: float, size: float) -> Result:
         return Result(0, Recipe(), {"perplexity": Measurement(perplexity), "size": Measurement(size)})
 
     base = result(5.0, 1000)
-    assert scaled_hypervolume([result(5.5, 100)], goals, base) == pytest.approx(0.8 * (1.0 / 1.1))
+    assert scaled_hypervolume([result(5.25, 100)], goals, base) == pytest.approx(0.5 * (1.0 / 1.1))
+    assert scaled_hypervolume([result(5.5, 100)], goals, base) == 0
     assert scaled_hypervolume([result(4.0, 0.001)], goals, base) <= 1.0
 
 
