@@ -2,8 +2,8 @@
 
 Damage is a predicted rise of the loss, or a change of outputs that are no class scores (see `fisher`). Where the
 changed layer is equivalent to a dense one it is half the Fisher information times the squared change of the weights,
-and for removed channels half their own Fisher information: no forward pass. Where neither holds (a removed block, a
-nonlinear replacement) the outputs are compared on a small batch.
+and for removed channels half the squared sum of their derivatives: no forward pass. Where neither holds (a removed
+block, a nonlinear replacement) the outputs are compared on a small batch.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .footprint import module_bytes, shares_left
 from .layers import ModuleForm
 
 #: Changes when what is measured changes, so that effects on disk are measured anew.
-VERSION = 8
+VERSION = 9
 #: See `Effect.work`.
 ON_INTEGERS, ON_FOUR_BITS = " on integers", " on 4 bits"
 #: Weights from which on a runtime may compute with 4 bits as they are; with fewer it is never faster.
@@ -78,7 +78,7 @@ class Effect:
     damage
         Predicted rise of the loss (see `Fisher` for losses other than cross-entropy), 0 or more.
     method
-        "fisher", "channels" (their Fisher information), "outputs" (compared on a batch) or "" (changes no output).
+        "fisher", "channels" (their derivatives), "outputs" (compared on a batch) or "" (changes no output).
     shares
         Path of a layer -> what is left of its bytes, its MACs and its bits. Layers that aren't named are untouched.
     error
@@ -299,7 +299,7 @@ class Survey:
         work = self._work(setting, (self.task.model, draft.model))
         shares = self._shares(draft)
         if entry.stage is Stage.STRUCTURE and site.name in fisher.channels and lost.any():
-            return Effect(float(fisher.channels[site.name][lost].sum()) / 2, "channels", shares, work=work)
+            return Effect(fisher.without(site.name, lost), "channels", shares, work=work)
         return Effect(self._divergence(draft.model), "outputs", shares, work=work)
 
     @staticmethod

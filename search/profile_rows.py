@@ -15,7 +15,7 @@ from ..spaces.site import LAYER_KINDS, Site
 #: What `Effect.method` means, for people.
 METHODS = {
     "fisher": "half the Fisher information of the weights times their squared change",
-    "channels": "half the Fisher information of the removed channels",
+    "channels": "half the squared sum of the derivatives by the removed channels",
     "outputs": "outputs compared with the original's on a small batch",
     "": "nothing: such a step changes no output",
 }
