@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 Symbols = npt.NDArray[np.int64]
 Part = npt.NDArray[Any]
+#: A packed tensor: its JSON-able description and its arrays.
+Packed = tuple[dict[str, Any], list[Part]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from ..spaces.catalogue import techniques
 from ..spaces.errors import SettingError, nearest
 from .base import Compressor
 from .cache import LayerCache
-from .encoding import Codec, Coder, Encoding, Float32, Part, Symbols
+from .encoding import Codec, Coder, Encoding, Float32, Packed, Part, Symbols
 from .forms import CodecForm, Entry, PlainForm, UnstorableError
 
 Spec = dict[str, Any]
@@ -159,7 +159,7 @@ def packed_bytes(spec: Spec, parts: list[Part]) -> int:
     return sum(part.nbytes for part in parts) + len(json.dumps(spec, separators=(",", ":")))
 
 
-def pack_tensor(weight: Tensor, encoding: Encoding, cache: LayerCache | None = None) -> tuple[Spec, list[Part]]:
+def pack_tensor(weight: Tensor, encoding: Encoding, cache: LayerCache | None = None) -> Packed:
     """Return the smallest description and arrays that hold a tensor which is on its encoding's grid.
 
     Parameters
@@ -185,11 +185,11 @@ def pack_tensor(weight: Tensor, encoding: Encoding, cache: LayerCache | None = N
         return _packed(weight, encoding)
     code = [type(codec)] if coder is None else [type(codec), type(coder)]
     content: list[Tensor | Part] = [weight.detach().cpu().contiguous(), *entry.arrays]
-    packed: PlainForm[tuple[Spec, list[Part]]] = PlainForm()
+    packed: PlainForm[Packed] = PlainForm()
     return cache.recall(code, ["pack", entry.text], content, partial(_packed, weight, encoding), packed)
 
 
-def _packed(weight: Tensor, encoding: Encoding) -> tuple[Spec, list[Part]]:
+def _packed(weight: Tensor, encoding: Encoding) -> Packed:
     shape, codec = tuple(weight.shape), encoding.codec
     if weight.dtype != torch.float32 or weight.numel() == 0:
         raise ValueError(f"packing: a tensor must be float32 with at least one element, not {weight.dtype} {shape}")
@@ -216,16 +216,14 @@ def _packed(weight: Tensor, encoding: Encoding) -> tuple[Spec, list[Part]]:
     return min(readable, key=lambda packed: packed_bytes(*packed))
 
 
-def _float_layouts(floats: npt.NDArray[np.float32], coder: Coder | None) -> Iterator[tuple[Spec, list[Part]]]:
+def _float_layouts(floats: npt.NDArray[np.float32], coder: Coder | None) -> Iterator[Packed]:
     yield {"layout": "dense"}, [floats.copy()]
     keep = floats.view(np.uint32) != 0  # by bits: -0.0 is kept
     for bitmap, parts in _bitmaps(keep, coder):
         yield {"layout": "sparse", **bitmap}, [*parts, floats[keep]]
 
 
-def _symbol_layouts(
-    symbols: Symbols, alphabet: int, zero: int | None, coder: Coder | None
-) -> Iterator[tuple[Spec, list[Part]]]:
+def _symbol_layouts(symbols: Symbols, alphabet: int, zero: int | None, coder: Coder | None) -> Iterator[Packed]:
     yield {"layout": "dense"}, [pack_bits(symbols, bit_width(alphabet))]
     if coder is not None:
         coded, parts = coder.encode(symbols, alphabet)
@@ -238,7 +236,7 @@ def _symbol_layouts(
             yield {"layout": "sparse", "zero": zero, **bitmap}, [*parts, body]
 
 
-def _bitmaps(keep: npt.NDArray[np.bool_], coder: Coder | None) -> Iterator[tuple[Spec, list[Part]]]:
+def _bitmaps(keep: npt.NDArray[np.bool_], coder: Coder | None) -> Iterator[Packed]:
     yield {}, [pack_bits(keep, 1)]
     if coder is not None:
         coded, parts = coder.encode(keep.astype(np.int64), 2)

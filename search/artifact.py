@@ -1,10 +1,10 @@
-"""Save and load a compressed model: one file that holds structure, recipe and packed tensors."""
+"""Load a compressed model: one file that holds structure, recipe and packed tensors."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,46 +13,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..compressors.cache import LayerCache
 from ..compressors.draft import Draft
 from ..compressors.encoding import Encoding
-from ..compressors.packing import pack_tensor, read_encoding, unpack_tensor
+from ..compressors.packing import read_encoding, unpack_tensor
 from ..spaces.attention import convert_attention
 from ..spaces.errors import ArtifactError, SettingError
 from ..spaces.recipe import Recipe
-from ..spaces.tracing import UntraceableError
+from ..spaces.task import Task
 from . import container
-from .graph import place, read_graph, write_graph
-from .modules import build, describe
+from .graph import place, read_graph
+from .modules import build
+from .saving import SKIPPED, dumps
 
 #: The file's name in a point's folder.
 FILE = "model.safetensors"
 
-#: Buffers that inference never reads.
-_SKIPPED = "num_batches_tracked"
 #: What an input may be, as a file describes it: no short file asks for all memory.
 _INPUTS = {"float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"}
 _MAX_DIMENSIONS, _MAX_INPUT = 8, 1 << 26
 
-
 #: How the error of a model begins that can't be loaded without its class.
 NEEDS = "this model needs its original class"
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A model as bytes.
-
-    Attributes
-    ----------
-    data
-        The file; its length is the model's size.
-    needs_class
-        Why the original model is needed to load it, or "" if the file is self-contained.
-    """
-
-    data: bytes
-    needs_class: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,97 +55,6 @@ class Opened:
     example: tuple[Tensor, ...]
 
 
-def dumps(
-    draft: Draft,
-    original: nn.Module,
-    recipe: Recipe,
-    example: Sequence[Tensor] = (),
-    source: str | None = None,
-    needs_class: str = "",
-    cache: LayerCache | None = None,
-) -> Saved:
-    """Return a draft as a file.
-
-    Parameters
-    ----------
-    draft
-        The compressed model and the encodings of its tensors.
-    original
-        The uncompressed model: where tracing fails, only what differs from it is described.
-    recipe
-        Recorded in the file.
-    example
-        The model's inputs: how many there are, their types and shapes. Left out, it is taken to have one.
-    source
-        ``module:function`` that builds the original, recorded where it is needed.
-    needs_class
-        Why the file shall not try to do without the original's class.
-    cache
-        Where some of the tensors may have been packed before.
-
-    Raises
-    ------
-    ArtifactError
-        If a changed layer can't be described.
-    """
-    try:
-        if needs_class:
-            raise UntraceableError(needs_class)
-        structure, tensors = write_graph(draft.model, max(1, len(example)))
-        structure["kind"] = "graph"
-    except UntraceableError as reason:
-        needs_class = needs_class or f"its forward pass can't be traced: {reason}"
-        structure = {
-            "kind": "edits",
-            "source": source,
-            "reason": needs_class,
-            "modules": _edits(draft.model, original),
-        }
-        tensors = {
-            **dict(draft.model.named_parameters(remove_duplicate=False)),
-            **dict(draft.model.named_buffers(remove_duplicate=False)),
-        }
-    parts = container.PartWriter()
-    entries: list[Any] = []
-    ties: dict[int, str] = {}
-    for name, tensor in tensors.items():
-        if name.endswith(_SKIPPED):
-            continue
-        if id(tensor) in ties:
-            entries.append([name, {"tied": ties[id(tensor)]}, []])
-            continue
-        ties[id(tensor)] = name
-        spec, arrays = _packed(tensor, _encoding_of(draft, name, tensor), cache)
-        if isinstance(tensor, nn.Parameter):
-            spec = {**spec, "parameter": 1}
-        entries.append([name, spec, [parts.add(a) for a in arrays]])
-    document = {"structure": structure, "tensors": entries, "recipe": recipe.to_json()}
-    if example:
-        document["example"] = [[str(x.dtype).removeprefix("torch."), list(x.shape[1:])] for x in example]
-    return Saved(container.write(document, parts), needs_class)
-
-
-def _encoding_of(draft: Draft, name: str, tensor: Tensor) -> Encoding | None:
-    if name in draft.encodings:
-        return draft.encodings[name]
-    for other, encoding in draft.encodings.items():  # the same tensor, encoded under its other name
-        if draft.parameter(other) is tensor:
-            return encoding
-    return None
-
-
-def _packed(
-    tensor: Tensor, encoding: Encoding | None, cache: LayerCache | None
-) -> tuple[dict[str, Any], list[container.Part]]:
-    value = tensor.detach().cpu()
-    if encoding is not None:
-        return pack_tensor(value, encoding, cache)
-    shape = list(value.shape)
-    if value.dtype == torch.bfloat16:
-        return {"raw": shape, "as": "bfloat16"}, [value.contiguous().view(torch.int16).numpy()]
-    return {"raw": shape}, [value.contiguous().numpy()]
-
-
 def _unpacked(spec: Mapping[str, Any], arrays: list[container.Part]) -> Tensor:
     if "raw" not in spec:
         return unpack_tensor(dict(spec), arrays)
@@ -176,28 +66,6 @@ def _unpacked(spec: Mapping[str, Any], arrays: list[container.Part]) -> Tensor:
     if spec.get("as") == "bfloat16":
         tensor = tensor.view(torch.bfloat16)
     return tensor.reshape(shape)
-
-
-def _edits(model: nn.Module, original: nn.Module) -> dict[str, Any]:
-    """Return path -> description of the modules that differ from the original's, parents first."""
-    known = dict(original.named_modules())
-    edits: dict[str, Any] = {}
-    for path, module in model.named_modules():
-        description = describe(module)
-        before = known.get(path)
-        inside_new = any(
-            path.startswith(p + ".") for p in edits if type(known.get(p)) is not type(model.get_submodule(p))
-        )
-        same_class = before is not None and not inside_new and type(before) is type(module)
-        if same_class and (description is None or describe(known[path]) == description):
-            continue
-        if description is None:
-            raise ArtifactError(
-                f"the changed layer {path} ({type(module).__name__}) can't be described by plain arguments, "
-                "so the model can't be saved."
-            )
-        edits[path] = description
-    return edits
 
 
 def loads(data: bytes, model: nn.Module | Callable[[], nn.Module] | None = None) -> nn.Module:
@@ -288,7 +156,7 @@ def _fitted(
     try:
         _assign(loaded, tensors, strict=True)
         own = (*loaded.named_parameters(remove_duplicate=False), *loaded.named_buffers(remove_duplicate=False))
-        more = [name for name, _ in own if name not in tensors and not name.endswith(_SKIPPED)]
+        more = [name for name, _ in own if name not in tensors and not name.endswith(SKIPPED)]
         if more:
             raise ArtifactError(f"it has {', '.join(more[:3])}, and the file has not.")
     except (ArtifactError, AttributeError) as error:
@@ -354,13 +222,29 @@ def _assign(model: nn.Module, tensors: Mapping[str, Tensor], strict: bool = Fals
             owner._buffers[key] = tensor.detach()
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:
-            if not name.endswith(_SKIPPED):
+            if not name.endswith(SKIPPED):
                 raise ArtifactError(f"the file is damaged: the tensor {name!r} is missing.")
             path, _, key = name.rpartition(".")
             model.get_submodule(path)._buffers[key] = torch.zeros((), dtype=tensor.dtype)
     for module in model.modules():
         if isinstance(module, nn.RNNBase):
             module._init_flat_weights()
+
+
+def class_needed(task: Task) -> str:
+    """Return why saved models of a task need the user's class, or "".
+
+    Whether tracing gives the same model is tried on a whole batch, because a trace can miss what one example doesn't
+    touch.
+    """
+    args, _ = task.validation.first()
+    saved = dumps(Draft.of(task.model), task.model, Recipe(), args)
+    if saved.needs_class:
+        return saved.needs_class
+    with torch.no_grad():
+        before = task.model(*(x.clone() for x in args))
+        after = loads(saved.data)(*(x.clone() for x in args))
+    return "" if torch.equal(before, after) else "tracing its forward pass changes the outputs"
 
 
 def locate(path: Path | str) -> Path:

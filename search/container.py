@@ -32,6 +32,8 @@ _TYPES = {
     "u8": np.uint8, "u16": np.uint16, "u32": np.uint32, "u64": np.uint64, "i8": np.int8, "i16": np.int16,
     "i32": np.int32, "i64": np.int64, "f16": np.float16, "f32": np.float32, "f64": np.float64, "b": np.bool_,
 }  # fmt: skip
+#: In which safetensors puts them.
+_ORDER = ("u64", "i64", "f64", "f32", "u32", "i32", "f16", "u16", "i16", "i8", "json", "u8", "b")
 _CODES = {np.dtype(t): code for code, t in _TYPES.items()}
 
 
@@ -49,6 +51,10 @@ class PartWriter:
         flat = np.ascontiguousarray(part).reshape(-1)
         self._parts.setdefault(code, []).append(flat)
         return [code, *(int(d) for d in part.shape)]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many numbers there are of each element type."""
+        return {code: sum(part.size for part in parts) for code, parts in sorted(self._parts.items())}
 
     def joined(self) -> dict[str, Part]:
         """Return one array for each element type."""
@@ -87,11 +93,27 @@ def _checksum(arrays: dict[str, Part]) -> str:
 
 def write(document: dict[str, Any], parts: PartWriter) -> bytes:
     """Return the bytes of the file."""
-    text = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-    arrays = {"json": np.frombuffer(zlib.compress(text, 9), dtype=np.uint8), **parts.joined()}
+    arrays = {"json": np.frombuffer(_deflated(document), dtype=np.uint8), **parts.joined()}
     data = save_safetensors(arrays, metadata=_stamp(_checksum(arrays)))
     assert isinstance(data, bytes)
     return data
+
+
+def length(document: dict[str, Any], parts: PartWriter) -> int:
+    """Return how many bytes `write` would return, in a fraction of its time: without joining and hashing the arrays."""
+    counts = {"json": len(_deflated(document)), **parts.counts()}
+    header: dict[str, Any] = {"__metadata__": _stamp("0" * 64)}
+    end = 0
+    for name in sorted(counts, key=_ORDER.index):
+        start, end = end, end + counts[name] * np.dtype(_TYPES.get(name, np.uint8)).itemsize
+        kind = {"json": "U8", "b": "BOOL"}.get(name, name.upper())
+        header[name] = {"dtype": kind, "shape": [counts[name]], "data_offsets": [start, end]}
+    text = len(json.dumps(header, separators=(",", ":")))
+    return 8 + -(-text // 8) * 8 + end
+
+
+def _deflated(document: dict[str, Any]) -> bytes:
+    return zlib.compress(json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode(), 9)
 
 
 def _stamp(checksum: str, version: int = VERSION) -> dict[str, str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -19,25 +19,24 @@ import torch
 from torch import Tensor, nn
 
 from ..compressors.base import Compressor, apply_step
-from ..compressors.batchnorm import reestimate
 from ..compressors.cache import LayerCache
-from ..compressors.distillation.losses import scores_classes
 from ..compressors.draft import Context, Draft
 from ..compressors.equivalent import alone, dense_weights
 from ..evaluators.macs import macs_by_module
 from ..evaluators.structure import structure
 from ..spaces.catalogue import technique
 from ..spaces.choices import Setting
-from ..spaces.data import Batches
 from ..spaces.errors import ModelError
 from ..spaces.recipe import Step
 from ..spaces.site import LAYER_KINDS, Site
 from ..spaces.stage import Stage
 from ..spaces.task import Task
 from .calls import name_of
-from .fisher import Fisher, temperature
-from .footprint import module_bytes, shares_left
+from .file_length import FileLengths
+from .fisher import Fisher
+from .footprint import Packer, module_bytes, shares_left
 from .layers import ModuleForm
+from .outputs import Outputs
 
 #: Changes when what is measured changes, so that effects on disk are measured anew.
 VERSION = 9
@@ -49,8 +48,6 @@ LARGE = 1 << 16
 #: 180 changes of a ResNet-20's layers by rounding, zeroing and factors, whose outputs were compared. Re-estimated
 #: batch norm gives some of that back.
 BEYOND = 2.5
-#: Examples on which outputs are compared.
-EXAMPLES = 128
 
 
 @dataclass(frozen=True)
@@ -81,6 +78,8 @@ class Effect:
         "fisher", "channels" (their derivatives), "outputs" (compared on a batch) or "" (changes no output).
     shares
         Path of a layer -> what is left of its bytes, its MACs and its bits. Layers that aren't named are untouched.
+    saved
+        Bytes by which the (coded) file gets shorter, to the byte; negative where it gets longer.
     error
         Why the step can't be applied, or "".
     change
@@ -94,6 +93,7 @@ class Effect:
     damage: float = 0.0
     method: str = ""
     shares: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    saved: int = 0
     error: str = ""
     change: float = 0.0
     work: str = ""
@@ -107,7 +107,8 @@ class Effect:
         """Read what `to_json` wrote."""
         shares = {str(k): (float(a), float(b), float(c)) for k, (a, b, c) in data["shares"].items()}
         damage, change = float(data["damage"]), float(data["change"])
-        return cls(damage, str(data["method"]), shares, str(data["error"]), change, str(data["work"]))
+        saved, error = int(data["saved"]), str(data["error"])
+        return cls(damage, str(data["method"]), shares, saved, error, change, str(data["work"]))
 
 
 #: Measures requests, wherever: yields the place of each and its effects, in any order.
@@ -132,6 +133,10 @@ class Survey:
         self.task, self.sites, self.coder = task, dict(sites), coder
         # What techniques compute for layers is found again by trials, which read the same folder.
         self._context = Context(task, self.sites, 0, LayerCache(modules=ModuleForm()))
+        self.outputs = Outputs(task)
+        self._pack = Packer()
+        self._lengths = FileLengths(self._context, coder, self._pack)
+        self._structures: dict[int, Hashable] = {}
         self._roundings: dict[frozenset[str], float] = {}
 
     @cached_property
@@ -168,8 +173,8 @@ class Survey:
 
     def effect(self, site_name: str, setting: Setting, fisher: Fisher) -> Effect:
         """Return what a setting does at a site. Whatever goes wrong is the effect's error."""
-        entry = technique(setting.technique)
-        site = self.sites[site_name]
+        self._pack.forget()
+        entry, site = technique(setting.technique), self.sites[site_name]
         if entry.stage in (Stage.CONTAINER, Stage.RECOVERY) or not isinstance(entry, Compressor):
             return Effect()
         try:
@@ -213,7 +218,7 @@ class Survey:
         draft = Draft.of(self.task.model)
         for step in steps:
             apply_step(compressor(step.technique), draft, step, self._context)
-        return self._divergence(self._settled(draft, *(compressor(step.technique) for step in steps)))
+        return self.outputs.divergence(self._settled(draft, *(compressor(step.technique) for step in steps)))
 
     # --- one layer -----------------------------------------------------------------------------------------
 
@@ -226,20 +231,29 @@ class Survey:
         dense = dense_weights(draft, site, self.task.model)
         self._code(draft)
         before = sum(self.units[m].bytes for m in site.members if m in self.units)
-        after = sum(module_bytes(draft, {m: draft.module(m) for m in site.members}, nested=True).values())
+        modules = {m: draft.module(m) for m in site.members}
+        after = sum(module_bytes(draft, modules, nested=True, pack=self._pack).values())
         shares = dict.fromkeys(site.members, (after / max(before, 1), macs, bits))
+        saved = self._saved(draft, entry, setting, site)
         if dense is None:
             whole = Draft.of(self.task.model)
             apply_step(entry, whole, setting.step(site.name), self._context)
-            return Effect(self._divergence(self._settled(whole, entry)), "outputs", shares, work=work)
+            return Effect(self.outputs.divergence(self._settled(whole, entry)), "outputs", shares, saved, work=work)
         damage, change = _quadratic(dense, self.task.model, fisher)
         damage = damage * math.exp(BEYOND * change) + self._of_rounding(entry, frozenset(draft.integer))
-        return Effect(damage, "fisher", shares, change=change, work=work)
+        return Effect(damage, "fisher", shares, saved, change=change, work=work)
+
+    def _saved(self, draft: Draft, entry: Compressor, setting: Setting, site: Site) -> int:
+        """Return how many bytes a step saves, given the draft after it and after the coder."""
+        step, lengths = setting.step(site.name), self._lengths
+        if type(draft.model) is nn.Module and self.is_layers(entry, site):  # the layers alone
+            return lengths.original - lengths.of_layers(draft, site, entry, step)
+        return lengths.original - lengths.of_model(draft, entry, step)
 
     def _settled(self, draft: Draft, *entries: Compressor) -> nn.Module:
         """Return a draft's model after all that techniques leave for the end."""
         for entry in dict.fromkeys(entries):
-            entry.settle(draft, self._context, self._sample)
+            entry.settle(draft, self._context, self.outputs.sample)
         return draft.model
 
     def _of_rounding(self, entry: Compressor, layers: frozenset[str]) -> float:
@@ -248,7 +262,7 @@ class Survey:
             return 0.0
         if layers not in self._roundings:
             draft = replace(Draft.of(self.task.model), integer=set(layers))
-            self._roundings[layers] = self.distance(self._settled(draft, entry))
+            self._roundings[layers] = self.outputs.distance(self._settled(draft, entry))
         return self._roundings[layers]
 
     def _alone(self, entry: Compressor, site: Site, setting: Setting) -> Draft:
@@ -299,23 +313,27 @@ class Survey:
         work = self._work(setting, (self.task.model, draft.model))
         shares = self._shares(draft)
         if entry.stage is Stage.STRUCTURE and site.name in fisher.channels and lost.any():
-            return Effect(fisher.without(site.name, lost), "channels", shares, work=work)
-        return Effect(self._divergence(draft.model), "outputs", shares, work=work)
+            damage, method = fisher.without(site.name, lost), "channels"
+        else:
+            damage, method = self.outputs.divergence(draft.model), "outputs"
+        return Effect(damage, method, shares, self._saved(draft, entry, setting, site), work=work)
 
-    @staticmethod
-    def _work(setting: Setting, *pairs: tuple[nn.Module, nn.Module]) -> str:
-        """Return the digest of what modules compute after a setting, given each before and after it."""
-        before, after = (tuple(structure(module, ()) for module in side) for side in zip(*pairs))
+    def _work(self, setting: Setting, *pairs: tuple[nn.Module, nn.Module]) -> str:
+        """Return the digest of what modules compute after a setting: pairs of the original's and what it became."""
+        after = tuple(structure(new, ()) for _, new in pairs)
         if None in after:  # it can't be compared
             return str(setting)
-        return "" if before == after else name_of(after)
+        for old, _ in pairs:
+            if id(old) not in self._structures:
+                self._structures[id(old)] = structure(old, ())
+        return "" if tuple(self._structures[id(old)] for old, _ in pairs) == after else name_of(after)
 
     def _shares(self, draft: Draft) -> dict[str, tuple[float, float, float]]:
         """Return what is left of each module that changed."""
         counts, _ = macs_by_module(draft.model, self.task.example)
         if draft.encodings:
             self._code(draft)
-        sizes = module_bytes(draft, dict(draft.model.named_modules()))
+        sizes = module_bytes(draft, dict(draft.model.named_modules()), pack=self._pack)
         size = shares_left({path: unit.bytes for path, unit in self.units.items()}, sizes)
         macs = shares_left({path: unit.macs for path, unit in self.units.items()}, counts)
         bits = {name.rpartition(".")[0]: e.codec.bits / 32 for name, e in draft.encodings.items()}
@@ -332,43 +350,6 @@ class Survey:
                 here = set(kept.tolist())
                 lost[[c for c, own in enumerate(member.positions) if own and not here & set(own)]] = True
         return lost
-
-    @cached_property
-    def _softness(self) -> float:
-        return temperature(self.task)
-
-    @cached_property
-    def _sample(self) -> Batches:
-        return self.task.calibration.head(EXAMPLES)
-
-    @cached_property
-    def _outputs(self) -> Tensor:
-        return _run(self.task.model, self._sample)
-
-    def _divergence(self, model: nn.Module) -> float:
-        """Return the `distance` of a model, with batch-norm statistics that are estimated anew if that lowers it."""
-        plain = self.distance(model)
-        copied = copy.deepcopy(model)
-        if reestimate(copied, self._sample, self.task.loss):
-            return min(plain, self.distance(copied))
-        return plain
-
-    def distance(self, model: nn.Module) -> float:
-        """Return how far outputs are from the original's on a small batch, in the unit of `Effect.damage`; infinite if
-        they aren't finite.
-
-        For class scores it is the Kullback-Leibler divergence, the expected rise of the loss; for other outputs, half
-        their squared distance in units of their own variance.
-        """
-        ours, theirs = _run(model, self._sample), self._outputs
-        if scores_classes(self.task.loss):
-            dim = 1
-            before, after = (theirs / self._softness).log_softmax(dim), (ours / self._softness).log_softmax(dim)
-            found = float((before.exp() * (before - after)).sum(dim).mean())
-        else:
-            spread = theirs.var(correction=0).clamp(min=torch.finfo(torch.float32).tiny)
-            found = float((ours - theirs).square().mean() / spread / 2)
-        return max(0.0, found) if math.isfinite(found) else math.inf
 
 
 def compressor(name: str) -> Compressor:
@@ -388,8 +369,3 @@ def _quadratic(dense: Mapping[str, Tensor], original: nn.Module, fisher: Fisher)
         changed += float(square.sum())
         whole += float(before.square().sum())
     return damage, math.sqrt(changed / whole) if whole else 0.0
-
-
-@torch.no_grad()
-def _run(model: nn.Module, batches: Batches) -> Tensor:
-    return torch.cat([model(*(a.clone() for a in args)) for args, _ in batches])

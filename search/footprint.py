@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..compressors.draft import Draft
+from ..compressors.encoding import Encoding, Packed
 from ..compressors.packing import pack_tensor, packed_bytes
 
 
-def module_bytes(draft: Draft, modules: Mapping[str, nn.Module], nested: bool = False) -> dict[str, int]:
+class Packer:
+    """Packs tensors, those of the draft at hand once: what a layer takes and what its file takes are both asked for."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[Tensor, Encoding, Packed]] = {}
+
+    def __call__(self, tensor: Tensor, encoding: Encoding) -> Packed:
+        """Return the tensor's description and its arrays."""
+        known = self._known.get(id(tensor))
+        if known is None or known[1] is not encoding:
+            known = self._known[id(tensor)] = tensor, encoding, pack_tensor(tensor.detach().cpu(), encoding)
+        return known[2]
+
+    def forget(self) -> None:
+        """Be ready for another draft."""
+        self._known.clear()
+
+
+def module_bytes(
+    draft: Draft,
+    modules: Mapping[str, nn.Module],
+    nested: bool = False,
+    pack: Callable[[Tensor, Encoding], Packed] = pack_tensor,
+) -> dict[str, int]:
     """Return how many bytes of a file the tensors of modules take.
 
     Parameters
@@ -22,6 +46,8 @@ def module_bytes(draft: Draft, modules: Mapping[str, nn.Module], nested: bool = 
         Path -> module of the draft.
     nested
         With the tensors of the modules' children.
+    pack
+        Packs a tensor.
 
     Returns
     -------
@@ -39,7 +65,7 @@ def module_bytes(draft: Draft, modules: Mapping[str, nn.Module], nested: bool = 
             if encoding is None or tensor.dtype != torch.float32:
                 sizes[path] += tensor.numel() * tensor.element_size()
             else:
-                sizes[path] += packed_bytes(*pack_tensor(tensor.detach(), encoding))
+                sizes[path] += packed_bytes(*pack(tensor, encoding))
     return sizes
 
 

@@ -95,7 +95,9 @@ def _method_allowed(name: Any) -> bool:
     return isinstance(name, str) and not name.startswith("_") and name not in _DENIED and hasattr(Tensor, name)
 
 
-def write_graph(model: nn.Module, inputs: int) -> tuple[Json, dict[str, Tensor]]:
+def write_graph(
+    model: nn.Module, inputs: int, traced: tuple[fx.Graph, nn.Module] | None = None
+) -> tuple[Json, dict[str, Tensor]]:
     """Return a model's structure as JSON and the tensors it refers to by name.
 
     Parameters
@@ -104,13 +106,15 @@ def write_graph(model: nn.Module, inputs: int) -> tuple[Json, dict[str, Tensor]]
         In eval mode.
     inputs
         Number of positional inputs.
+    traced
+        What `trace` gave for a model that does the same with modules of the same paths and classes.
 
     Raises
     ------
     UntraceableError
         If tracing fails, or the graph uses something that a file can't hold.
     """
-    graph, rooted = trace(model, inputs)
+    graph, rooted = traced or trace(model, inputs)
     constants = {
         name: value for name, value in vars(rooted).items() if isinstance(value, Tensor)
     }  # tensors made in forward become attributes of the root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from ..spaces.tracing import OWN, class_name, own_classes, torch_classes
 _IGNORED = {"self", "args", "kwargs", "device", "dtype", "_weight", "_freeze"}
 
 
+@lru_cache(maxsize=1024)
 def _parameters(cls: type[nn.Module]) -> dict[str, inspect.Parameter]:
     target = nn.RNNBase if issubclass(cls, nn.RNNBase) else cls
     found = {n: p for n, p in inspect.signature(target.__init__).parameters.items() if n not in _IGNORED}
@@ -47,7 +49,8 @@ def describe(module: nn.Module) -> list[Any] | None:
     if isinstance(module, nn.Sequential):
         return [name, {}]
     arguments: dict[str, Any] = {}
-    for key, parameter in _parameters(type(module)).items():
+    cls: Any = type(module)
+    for key, parameter in _parameters(cls).items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             return None
         if not hasattr(module, key):
@@ -59,15 +62,33 @@ def describe(module: nn.Module) -> list[Any] | None:
             return None
         if value != parameter.default or isinstance(value, bool) != isinstance(parameter.default, bool):
             arguments[key] = value
+    values = tuple((key, _tupled(value)) for key, value in arguments.items())
+    same = _gives(cls, name, values, repr(values), _shapes(module), module.extra_repr())
+    return [name, arguments] if same else None
+
+
+@lru_cache(maxsize=4096)
+def _gives(
+    cls: type[nn.Module],  # noqa: ARG001 - one of the same name may take its place
+    name: str,
+    arguments: tuple[tuple[str, Any], ...],
+    text: str,  # noqa: ARG001 - tells True from 1
+    shapes: tuple[tuple[str, tuple[int, ...]], ...],
+    settings: str,
+) -> bool:
+    """Return whether building from a description gives these tensors and settings; most layers are described often."""
     try:
-        again = build([name, arguments])
+        again = build([name, dict(arguments)])
     except ArtifactError:
-        return None
-    own = {k: tuple(v.shape) for k, v in module.state_dict().items() if "." not in k}
-    rebuilt = {k: tuple(v.shape) for k, v in again.state_dict().items() if "." not in k}
-    if own != rebuilt or module.extra_repr() != again.extra_repr():
-        return None
-    return [name, arguments]
+        return False
+    return shapes == _shapes(again) and settings == again.extra_repr()
+
+
+def _shapes(module: nn.Module) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Return the shapes of a module's own tensors by name."""
+    own = (*module._parameters.items(), *module._buffers.items())
+    kept = {k: tuple(v.shape) for k, v in own if v is not None and k not in module._non_persistent_buffers_set}
+    return tuple(sorted(kept.items()))
 
 
 def build(description: Any) -> nn.Module:
@@ -84,6 +105,7 @@ def build(description: Any) -> nn.Module:
             raise TypeError("not [name, arguments]")
     except (TypeError, ValueError):
         raise ArtifactError(f"module description {description!r:.80} is not [class, arguments].") from None
+    cls: Any
     if name.startswith(OWN):
         cls = own_classes().get(name.removeprefix(OWN))
         advice = "Import the package that provides this technique before loading."
@@ -95,6 +117,7 @@ def build(description: Any) -> nn.Module:
         raise ArtifactError(f"module {name}: arguments {sorted(arguments)} are not plain arguments of its constructor.")
     try:
         with torch.device("meta"):
-            return cls(**{k: _tupled(v) for k, v in arguments.items()}).eval()
+            built: nn.Module = cls(**{k: _tupled(v) for k, v in arguments.items()}).eval()
+            return built
     except Exception as error:
         raise ArtifactError(f"module {name}({dict(arguments)}) can't be built: {error}") from error

@@ -38,7 +38,8 @@ class Row:
     method
         How the damage was predicted: "fisher", "channels", "outputs" or "" (changes no output).
     bytes_saved
-        By which the file gets shorter; negative where the step makes it longer.
+        By which the file gets shorter with this step alone, to the byte; negative where it gets longer. Where the
+        space has a technique that codes the file, both are coded.
     macs_saved
         Multiply-accumulates of one example that are saved.
     error

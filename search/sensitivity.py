@@ -94,9 +94,8 @@ class Profile:
     def saved(self, place: int, number: int) -> tuple[int, int]:
         """Return the bytes and MACs that setting ``number`` (from 1) of the decision at ``place`` saves alone."""
         effect = self.effects[place][number - 1]
-        size = sum(self.units[p].bytes * (1 - s[0]) for p, s in effect.shares.items() if p in self.units)
         macs = sum(self.units[p].macs * (1 - s[1]) for p, s in effect.shares.items() if p in self.units)
-        return round(size), round(macs)
+        return effect.saved, round(macs)
 
     def time_saved(self, site: str, effect: Effect) -> tuple[float | None, bool]:
         """Return the share of the original's latency that a setting saves alone, None where no layer was timed; and

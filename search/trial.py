@@ -29,13 +29,14 @@ from ..spaces.site import Site
 from ..spaces.stage import Stage
 from ..spaces.task import Task
 from ..spaces.threads import threaded
-from .artifact import Saved, dumps, loads
+from .artifact import class_needed, loads
 from .deployment import deployment
 from .layers import ModuleForm
 from .pareto import dominates
 from .racing import Heat, HeatSaves, Race, Stop
 from .result import Objective, Result, Status
 from .result import checksum as checksum_of
+from .saving import Saved, dumps
 
 #: What is told a model's costs, and says who judges it; it raises `Stop` if nobody need to.
 Entry = Callable[[Mapping[str, Measurement]], Judge | None]
@@ -109,17 +110,8 @@ class Bench:
 
     @cached_property
     def needs_class(self) -> str:
-        """Why saved models need the user's class, or "": whether tracing gives the same model is tried once a run,
-        on a whole batch, because a trace can miss what one example doesn't touch.
-        """
-        args, _ = self.task.validation.first()
-        saved = dumps(Draft.of(self.task.model), self.task.model, Recipe(), args)
-        if saved.needs_class:
-            return saved.needs_class
-        with torch.no_grad():
-            before = self.task.model(*(x.clone() for x in args))
-            after = loads(saved.data)(*(x.clone() for x in args))
-        return "" if torch.equal(before, after) else "tracing its forward pass changes the outputs"
+        """Why saved models need the user's class, or "": see `class_needed`, which is asked once a run."""
+        return class_needed(self.task)
 
     @cached_property
     def original(self) -> nn.Module:

@@ -20,9 +20,10 @@ from ...spaces.recipe import Recipe, Step
 from ...spaces.sites import find_sites
 from ...spaces.task import Task
 from ...spaces.tracing import untraceable
-from ..artifact import dumps, opened
+from ..artifact import opened
 from ..calls import Pass
 from ..deployment import instead_of
+from ..saving import dumps
 from .export import Parity, compared
 from .onnx_file import to_onnx
 from .widths import liked_widths

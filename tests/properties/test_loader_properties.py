@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from paretopress.compressors.base import Compressor, apply_step
 from paretopress.compressors.draft import Context, Draft
 from paretopress.search import Recipe, Task, container
-from paretopress.search.artifact import dumps, opened
+from paretopress.search.artifact import opened
+from paretopress.search.saving import dumps
 from paretopress.spaces.catalogue import technique
 from paretopress.spaces.errors import ArtifactError
 from paretopress.spaces.recipe import Step

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from paretopress.compressors.draft import Draft
 from paretopress.search import container
-from paretopress.search.artifact import FILE, dumps, load, loads
+from paretopress.search.artifact import FILE, load, loads
 from paretopress.search.graph import read_graph, write_graph
 from paretopress.search.modules import build, describe
+from paretopress.search.saving import dumps
 from paretopress.spaces.attention import convert_attention
 from paretopress.spaces.errors import ArtifactError, SettingError
 from paretopress.spaces.recipe import Recipe, Step

@@ -142,6 +142,7 @@ def test_costs_of_single_steps_are_those_of_real_files(model: str) -> None:
             effect = place.survey.effect(site, setting, place.fisher)
             assert not effect.error
             real_size, real_macs, _ = place.compressed(setting.step(site))
+            assert effect.saved == size - real_size, (site, setting)
             saved = sum(units[p].bytes * (1 - share[0]) for p, share in effect.shares.items())
             assert abs(saved - (size - real_size)) <= 0.01 * abs(size - real_size) + STEP_TEXT, (site, setting)
             fewer = sum(units[p].macs * (1 - share[1]) for p, share in effect.shares.items())
@@ -225,7 +226,7 @@ def test_effects_are_the_same_again() -> None:
 
 def test_json_keeps_an_effect() -> None:
     """Effects are kept on disk as JSON; what is read is what was written."""
-    full = Effect(0.25, "fisher", {"a.b": (0.5, 0.125, 0.25), "": (0.0, 1.0, 1.0)}, "", 0.125)
+    full = Effect(0.25, "fisher", {"a.b": (0.5, 0.125, 0.25), "": (0.0, 1.0, 1.0)}, -40, "", 0.125)
     for effect in (Effect(), full, Effect(error="ValueError: no")):
         assert Effect.from_json(json.loads(json.dumps(effect.to_json()))) == effect
     with pytest.raises(KeyError):

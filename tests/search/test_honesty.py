@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from paretopress.compressors.draft import Draft
 from paretopress.evaluators.base import Measurement
 from paretopress.search import Front, Metric, Space, Task, search
-from paretopress.search.artifact import FILE, dumps, loads
+from paretopress.search.artifact import FILE, loads
 from paretopress.search.examples.digits import splits
 from paretopress.search.pareto import scaled_hypervolume
 from paretopress.search.result import Objective, Result
+from paretopress.search.saving import dumps
 from paretopress.search.trial import Bench, Job, metrics_for
 from paretopress.spaces.errors import ModelError, RunError
 from paretopress.spaces.plain import plain

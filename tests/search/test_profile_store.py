@@ -15,7 +15,7 @@ from paretopress.spaces.recipe import Step
 from paretopress.spaces.site import MODEL
 from paretopress.spaces.task import Task
 
-FULL = Effect(0.25, "fisher", {"a.b": (0.5, 0.125, 0.25), "": (0.0, 1.0, 1.0)}, "", 0.125, "1234")
+FULL = Effect(0.25, "fisher", {"a.b": (0.5, 0.125, 0.25), "": (0.0, 1.0, 1.0)}, -40, "", 0.125, "1234")
 MILD, STRONG = Setting("integer", (("bits", 8),)), Setting("integer", (("bits", 2),))
 
 

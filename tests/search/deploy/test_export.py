@@ -17,9 +17,10 @@ from torch import nn
 from paretopress.compressors.draft import Draft
 from paretopress.evaluators.onnx_session import Session, compare
 from paretopress.search import Front, Space, Task, load, search
-from paretopress.search.artifact import dumps, opened
+from paretopress.search.artifact import opened
 from paretopress.search.cli import main
 from paretopress.search.deploy.export import Parity, compared, export
+from paretopress.search.saving import dumps
 from paretopress.spaces.errors import ArtifactError, SettingError
 from paretopress.spaces.recipe import Recipe
 

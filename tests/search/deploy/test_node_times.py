@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from paretopress.compressors.base import apply_step
 from paretopress.compressors.draft import Context, Draft
-from paretopress.search.artifact import dumps, opened
+from paretopress.search.artifact import opened
 from paretopress.search.deploy.node_times import _by_layer, marked, node_times
 from paretopress.search.deploy.onnx_file import to_graph
 from paretopress.search.effects import compressor
+from paretopress.search.saving import dumps
 from paretopress.spaces.recipe import Recipe, Step
 from paretopress.spaces.sites import find_sites
 from paretopress.spaces.task import Task
