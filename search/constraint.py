@@ -26,6 +26,8 @@ _PARTS = (
 _FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "%": 0.01}
 #: Of a metric by what it counts: the units of a limit, and the least that makes sense.
 _RELATIVE, _COUNTED, _BYTES = ("x", "%"), ("x", "%", "k", "M", "G"), ("x", "%", "B", "kB", "MB", "GB", "k", "M", "G")
+#: Fewer than any model's file has, or its tensors take at work.
+_FEWEST_BYTES = 64
 _WHOLE = {"B": "byte", "MACs": "MAC", "bit operations": "bit operation", "weights": "parameter"}
 
 
@@ -186,14 +188,29 @@ def _nonsense(
         if name == ACCURACY.name and limit > 1:
             return "an accuracy is at most 1", f"Did you mean '{name} {word} <= {limit:g}%'?"
         return "", ""
-    known = metrics.get(name)
-    if known is None or name == quality.name:
+    if name == quality.name:
+        better, sign = ("larger", ">=") if quality.direction == "maximize" else ("smaller", "<=")
+        if constraint.sign != sign:
+            advice = f"Write '{name} {sign} {limit:g}', or limit its {'drop' if sign == '>=' else 'rise'}."
+            return f"a {better} {name} is better, so it is limited by {sign}", advice
+        if name == ACCURACY.name and limit > 1:
+            return "an accuracy is at most 1", f"Did you mean '{name} {sign} {limit:g}%'?"
         return "", ""
+    known = metrics.get(name)
+    if known is None:
+        return "", ""
+    if constraint.sign != ("<=" if known.direction == "minimize" else ">="):
+        better, sign = ("smaller", "<=") if known.direction == "minimize" else ("larger", ">=")
+        return f"a {better} {name} is better, so it is limited by {sign}", f"Write '{name} {sign} ...'."
     if constraint.unit and constraint.unit not in _units(known):
         return f"{constraint.unit!r} is no unit of {name}", f"It may have {', '.join(_units(known))} or none."
     if known.unit in _WHOLE and not constraint.relative and 0 < limit < 1:
         advice = f"Did you mean '{name} {constraint.sign} {limit:g}x', of the original's?"
         return f"is less than one {_WHOLE[known.unit]}", advice
+    if known.unit == "B" and not constraint.relative and 0 < limit < _FEWEST_BYTES:
+        number = constraint.text.partition(constraint.sign)[2].strip()
+        advice = f"Did you mean '{name} <= {number} kB' or '{name} <= {number} MB'?" if not constraint.unit else ""
+        return "no model has so few bytes", advice or f"E.g. '{name} <= 0.1x' is a tenth of the original's."
     if limit <= 0 and (known.unit in _WHOLE or known.unit.startswith("x ")):
         return f"{name} is always above 0", f"E.g. '{name} <= 0.5x' is half of the original's."
     return "", ""

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,13 @@ from ..spaces.errors import RunError
 from .appraisal import Parity, Unmeasured
 from .artifact import FILE
 from .card import write_cards
+from .constraint import Constraint
 from .executor import Lost, Workers
 from .front import Point
 from .pareto import compressed
 from .result import Objective, Result
 from .saved import point_json
+from .shortfall import broken_by
 from .store import Store, write_atomically
 from .trial import Bench, Finished, Job
 
@@ -67,6 +69,7 @@ def conclude(
     folder: Path,
     tell: Callable[[int, int], None],
     columns: Sequence[Evaluator] = (),
+    constraints: Sequence[Constraint] = (),
 ) -> Conclusion:
     """Write the front's files and measure them.
 
@@ -87,6 +90,8 @@ def conclude(
         Called with (models measured, models in all).
     columns
         Metrics that trials don't measure.
+    constraints
+        The search's limits. A point whose final figures break one says so.
 
     Raises
     ------
@@ -99,7 +104,7 @@ def conclude(
     fresh, final = folder / "front.new", folder / "front"
     shutil.rmtree(fresh, ignore_errors=True)
     tell(0, len(ordered) + 1)
-    made = _Points(bench, workers, store, list(columns))
+    made = _Points(bench, workers, store, list(columns), tuple(constraints))
     base = made.base(baseline, folder / "baseline")
     points: list[Point] = []
     notes: list[str] = []
@@ -144,6 +149,7 @@ class _Points:
     workers: Workers
     store: Store
     columns: list[Evaluator]
+    constraints: tuple[Constraint, ...]
     lost: Counter[str] = field(default_factory=Counter)
     given_up: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -173,7 +179,9 @@ class _Points:
         data, result, flags = self._file(result)
         figures, failed = self._measured(data, result)
         quality = Objective(self.bench.task.metric.name, self.bench.task.metric.direction)
-        flags = (*flags, *_flags(figures, base.final, quality), *failed)
+        final = replace(result, measurements=figures), replace(base.result, measurements=base.final)
+        broken = [broken_by(c, *final, quality, self.split) for c in self.constraints]
+        flags = (*flags, *filter(None, broken), *_flags(figures, base.final, quality), *failed)
         return self._written(number, data, result, folder, figures, flags)
 
     def _written(

@@ -92,6 +92,17 @@ class Pool:
         damages = self._damages(refused)
         self._add(self.descent.solve(damages, self._prices(damages, count, random), start))
 
+    def cheapest(self, metric: str) -> Genomes:
+        """Return genomes that are predicted to have the least of a cost, whatever the damage."""
+        start = np.zeros((1, len(self.choices)), dtype=np.int64)
+        for i, decision in enumerate(self.choices.decisions):
+            if decision.stage is Stage.CONTAINER:
+                start[:, i] = self.choices.counts[i] - 1
+        prices = np.zeros((1, len(self.costs.metrics)))
+        place = self.costs.metrics.index(metric)
+        prices[0, place] = 1 / self._whole[place]
+        return self.descent.solve(np.where(self.surrogate.impossible, np.inf, 0.0), prices, start)
+
     def solve_exactly(
         self, limits: Mapping[str, float], refused: npt.NDArray[np.bool_], random: np.random.Generator
     ) -> None:

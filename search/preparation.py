@@ -18,11 +18,17 @@ from .progress import duration
 from .result import Result
 from .sampler import Sampler
 from .sensitivity import Profile, Profiler
+from .tables import amount
 
 #: What takes less than so many seconds is measured without a word.
 _WORTH_SAYING = 2.0
 #: What is said before anything is known of how long a profile takes, with the number of its steps.
 FIRST = "{} single steps to measure: gradients and a few of each technique come first"
+#: What is said when the profile knows of no recipe that keeps a limit.
+OUT_OF_REACH = (
+    "no model of this space is predicted to keep {}: the least is {}. The search goes for what comes nearest; a looser "
+    "limit on {}, or a larger space, would leave it a choice"
+)
 
 
 class Teller(Protocol):
@@ -63,7 +69,12 @@ def make_sampler(plan: Plan, task: Task, space: Space, baseline: Result, executo
     """Return the plan's sampler."""
     if plan.sampler == "profile":
         profile = make_profile(task, space, int(baseline.value("size")), executor, teller, timed_metric(plan.metrics))
-        return ProfileSampler(profile, plan.objectives, plan.quality, baseline, plan.constraints, plan.seed)
+        sampler = ProfileSampler(profile, plan.objectives, plan.quality, baseline, plan.constraints, plan.seed)
+        for metric, least in sampler.out_of_reach().items():
+            limits = " and ".join(repr(c.text) for c in plan.constraints if c.metric == metric)
+            unit = baseline.measurements[metric].unit
+            teller.say(OUT_OF_REACH.format(limits, amount(least, unit), metric))
+        return sampler
     from .optuna_samplers import OptunaSampler  # noqa: PLC0415 - the default sampler doesn't owe Optuna's import time
 
     return OptunaSampler(space, plan.objectives, plan.sampler, plan.seed, len(plan.constraints))

@@ -22,6 +22,8 @@ _NOISE = 0.005
 _PAIRED = 0.7
 #: All models that lose this share of the baseline's quality are alike.
 _REACH = 1.0
+#: A least cost that is predicted as so many times a limit doesn't keep it; the smallest models are a third off.
+_CLEARLY = 1.5
 #: Costs are positive: what stands for one of nothing.
 _LEAST = 1e-12
 
@@ -84,6 +86,12 @@ class ProfileSampler:
         )
         self._proposer = Proposer(profile, goals, seed)
         self._choices = profile.choices
+
+    def out_of_reach(self) -> dict[str, float]:
+        """Return cost -> the least that any recipe is predicted to have of it, where that is clearly above its limit."""
+        limits = self._proposer.goals.limits
+        least = {name: self._proposer.least(name) for name in limits if not self._larger[name]}
+        return {name: low for name, low in least.items() if low > _CLEARLY * limits[name]}
 
     def _cost(self, name: str, result: Result) -> float:
         value = result.value(name)

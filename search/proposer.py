@@ -45,6 +45,10 @@ _EXTREMES = 2
 _STRUCTURES = 3
 #: A predicted cost may be this share above a limit and still be tried.
 _MARGIN = 0.01
+#: Where no recipe keeps the limits on costs, those are near that exceed them up to so many times as far as the nearest.
+_NEAR = 2.0
+#: The nearest was tried when a trial came as near as that to what is predicted.
+_TRIED = 1.1
 #: When all that was weighed is known, so many random recipes are looked at.
 _DRAWN = 100
 
@@ -106,6 +110,7 @@ class _Weighed:
     spread: Values
     works: Values
     excess: Values
+    counts: npt.NDArray[np.bool_]
     refused: npt.NDArray[np.bool_]
 
     def without(self, place: int) -> _Weighed:
@@ -148,6 +153,7 @@ class Proposer:
         self._front: Values = np.zeros((0, len(self._reference)))
         self._best: Genomes = np.zeros((0, len(self.choices)), dtype=np.int64)
         self._reached = self._improvement(self._front)
+        self._nearest = math.inf  # excess of what was told
         self._foretold: dict[bytes, Foretold] = {}  # of what is running, until something is learnt
         self._imagined: Imagined | None = None
         self._weighed: _Weighed | None = None  # and not taken, since something was told
@@ -178,6 +184,7 @@ class Proposer:
         again = self.told.pop(key, None)
         self.told[key] = trial
         self.failures.tell(genome, not math.isfinite(lost))
+        self._nearest = min(self._nearest, float(self._excess(values[None])[0]))  # of NaN, that stays
         if again is not None and again.usable:  # it may have been on the front, and others behind it
             self._enter([t for t in self.told.values() if t.usable], fresh=True)
         elif trial.usable and not (self._front <= point).all(1).any():
@@ -277,7 +284,8 @@ class Proposer:
     def _weigh(self, candidates: Genomes) -> _Weighed:
         """Return the candidates that may have the largest expected gain of hypervolume within the limits."""
         costs, logit = self._costs(candidates), self.surrogate.expected(candidates)
-        excess, refused = self._excess(costs), self._refused(candidates)
+        above, refused = self._excess(costs), self._refused(candidates)
+        excess = self._too_far(above)
         misfit = self.surrogate.misfit
         beside, beside_lucky, *_ = self._beside_running()
         gain = beside.of(self._points(self.surrogate.lost(logit), costs))
@@ -288,7 +296,9 @@ class Proposer:
         order = np.lexsort((logit, -gain, excess, refused))[:_CLOSELY]
         mean, spread = self.surrogate.predict(candidates[order])
         points = self._foreseen(costs[order], mean, spread)
-        return _Weighed(candidates[order], points, mean, spread, works[order], excess[order], refused[order])
+        counts = (above == 0) & ~refused
+        rest = (x[order] for x in (works, excess, counts, refused))
+        return _Weighed(candidates[order], points, mean, spread, *rest)
 
     def _take(self, among: _Weighed) -> npt.NDArray[np.int64]:
         """Return the genome with the largest expected gain, beside all that is running now; it is weighed no more."""
@@ -301,8 +311,7 @@ class Proposer:
         # Where limits leave only what loses more than counts, nothing gains: then the least loss is gone for.
         best = int(np.lexsort((among.mean, -expected))[0])
         genome: npt.NDArray[np.int64] = among.genomes[best]
-        counts = bool(among.excess[best] == 0 and not among.refused[best])
-        self._foretold[genome.tobytes()] = Foretold(among.points[best], counts)
+        self._foretold[genome.tobytes()] = Foretold(among.points[best], bool(among.counts[best]))
         self._weighed, self._row = among.without(best), self._row + 1
         return genome
 
@@ -339,6 +348,13 @@ class Proposer:
         above: Values = np.maximum(costs / self._limits - 1 - _MARGIN, 0.0).sum(1)
         return above
 
+    def _too_far(self, excess: Values) -> Values:
+        """Return excesses (n,), 0 for what is near where no candidate keeps the limits and the nearest was tried."""
+        least = excess.min()
+        if least > 0 and self._nearest <= _TRIED * least:
+            return np.where(excess <= _NEAR * least, 0.0, excess)
+        return excess
+
     def _refused(self, genomes: Genomes) -> npt.NDArray[np.bool_]:
         """Return (n,) whether a genome (n, decisions) holds a step that can't be applied."""
         refused: npt.NDArray[np.bool_] = self.surrogate.impossible[genomes + self.costs.offsets].any(1)
@@ -357,6 +373,13 @@ class Proposer:
         fitted = self.fitted.predict(known)
         columns = [fitted[m] if m in fitted else known[:, self.costs.metrics.index(m)] for m in self.metrics]
         return np.column_stack(columns) if columns else np.zeros((len(genomes), 0))
+
+    def least(self, metric: str) -> float:
+        """Return the lowest predicted cost of any recipe, as far as is known; 0 of metrics that only trials tell."""
+        if metric not in self.costs.metrics:
+            return 0.0
+        place = self.costs.metrics.index(metric)
+        return float(self.costs.predict(self.pool.cheapest(metric))[:, place].min())
 
     def floors(self, genome: npt.NDArray[np.int64]) -> dict[str, float]:
         """Return metric -> a value below what a genome (decisions,) will be measured to have, all but surely; of those

@@ -1,4 +1,4 @@
-"""What to say when no model keeps all limits: which of them the nearest model misses, and by how much."""
+"""What to say of a model that breaks a limit: of the nearest, where none keeps all, and of one whose final figures do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from .constraint import Constraint
 from .front import Front
+from .result import Objective, Result
 from .tables import amount
 
 
@@ -22,3 +23,23 @@ def shortfall(front: Front, constraints: Sequence[Constraint]) -> str:
             has, excess = (amount(x, unit) for x in constraint.missed_by(point.result, baseline, quality))
             misses.append(f"{constraint.text} by {excess} (it had {has} in the search)")
     return f"No model keeps all limits. The nearest one, point {point.id}, misses {' and '.join(misses)}."
+
+
+def broken_by(constraint: Constraint, result: Result, baseline: Result, quality: Objective, split: str) -> str:
+    """Return a warning if a model breaks a limit by its final figures, whatever it had in the search; or "".
+
+    Parameters
+    ----------
+    result, baseline
+        With the final figures.
+    split
+        The data that these are of.
+    """
+    measured = result.measurements.get(constraint.metric)
+    if measured is None or constraint.metric not in baseline.measurements:
+        return ""
+    has, excess = constraint.missed_by(result, baseline, quality)
+    if not excess > 0:
+        return ""
+    anew = f" on {split} data" if constraint.metric == quality.name else ""
+    return f"breaks the limit {constraint.text!r}{anew}: {amount(has, measured.unit)}"

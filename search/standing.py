@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from ..spaces.recipe import BASELINE
 from .result import Objective, Result
+
+
+#: Where no result keeps all limits, those that break them up to so many times as far as the nearest one are near.
+_NEAR = 2.0
+
+
+class _Entry(NamedTuple):
+    """A result of the front: its positive violations and its objectives, smaller is better, and the violations' sum."""
+
+    result: Result
+    row: tuple[float, ...]
+    excess: float
 
 
 class Standing:
@@ -32,7 +45,7 @@ class Standing:
     ) -> None:
         self._objectives, self._quality, self._violated = tuple(objectives), quality, violated
         self.results: dict[str, Result] = {}
-        self._front: list[tuple[Result, tuple[float, ...]]] = []
+        self._front: list[_Entry] = []
         self._excess = math.inf
         self._work: list[Result] = []  # not counted yet
         self._counted = 0.0
@@ -45,30 +58,35 @@ class Standing:
         self._work.append(result)
         if result.status != "ok":
             return False
-        excess = sum(max(0.0, v) for v in self._violated(result))
-        if excess > self._excess:
+        broken = [max(0.0, v) for v in self._violated(result)]
+        excess = sum(broken)
+        if excess > self._most:
             return False
-        row = tuple(o.loss(result.value(o.name)) for o in self._objectives)
-        if excess < self._excess:
-            self._excess, self._front = excess, []
-        elif any(all(a <= b for a, b in zip(other, row)) for _, other in self._front):
+        row = (*broken, *(o.loss(result.value(o.name)) for o in self._objectives))
+        if any(all(a <= b for a, b in zip(other.row, row)) for other in self._front):
             return False
-        beaten = [all(a <= b for a, b in zip(row, other)) for _, other in self._front]
-        self._front = [entry for entry, lost in zip(self._front, beaten) if not lost]
-        self._front.append((result, row))
+        self._excess = min(self._excess, excess)
+        kept = [e for e in self._front if e.excess <= self._most and not all(a <= b for a, b in zip(row, e.row))]
+        self._front = [*kept, _Entry(result, row, excess)]
         return True
+
+    @property
+    def _most(self) -> float:
+        """The sum of violations that a result of the front may have."""
+        return _NEAR * self._excess
 
     @property
     def front(self) -> list[Result]:
         """The non-dominated results among those that keep every constraint, of equal ones the first; where none does,
-        among those that break them least (by the sum of positive violations), so that there is always an answer.
+        among those that break them at most twice as far as the nearest (by the sum of positive violations), each limit
+        a goal of its own, so that there is always an answer, and a choice.
         """
-        return [result for result, _ in self._front]
+        return [entry.result for entry in self._front]
 
     @property
     def losses(self) -> list[list[float]]:
         """The front's objectives, smaller is better."""
-        return [list(row) for _, row in self._front]
+        return [list(entry.row[-len(self._objectives) :]) for entry in self._front]
 
     @property
     def feasible(self) -> bool:

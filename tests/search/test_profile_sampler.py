@@ -106,6 +106,14 @@ def test_same_seed_and_results_same_proposals() -> None:
     assert recipes(1) == recipes(1) != recipes(2)
 
 
+def test_limits_that_nothing_will_keep_are_known_from_the_profile() -> None:
+    """With the least that any recipe has; limits that are within reach, or that only trials tell of, are not among them."""
+    least = COSTS.predict(np.array([[len(BITS)] * len(LAYERS)]))[0, COSTS.metrics.index("size")]
+    found = sampler(constraints=["size <= 100 B", "macs <= 0.5x", "latency <= 0.01x", "bops <= 0.9x"]).out_of_reach()
+    assert found == {"size": pytest.approx(least), "macs": BASELINE.value("macs")}
+    assert sampler(constraints=[f"size <= {least:.0f}"]).out_of_reach() == {}
+
+
 def test_starting_recipes_are_not_proposed_again() -> None:
     """What the engine asks for by itself comes back unchanged, and counts as running."""
     expected = sampler().ask().recipe

@@ -41,6 +41,22 @@ def test_limits_that_nothing_can_keep_are_approached() -> None:
     assert min(TRUTH.of(genome)[1]["size"] for genome in found) < smallest
 
 
+def test_among_the_nearest_to_limits_that_nothing_can_keep_the_better_ones_are_sought() -> None:
+    """Once the smallest was tried, those nearly as small that lose less are, and nothing much larger."""
+    limits = {"size": 0.001 * TRUTH.base["size"]}
+    proposer = Proposer(PROFILE, TRUTH.goals(limits=limits), 0)
+    found = []
+    for _ in range(25):
+        genome = proposer.ask()
+        found.append(TRUTH.of(genome))
+        proposer.tell(genome, *found[-1], usable=False)
+    sizes = np.array([costs["size"] for _, costs in found])
+    losses = np.array([lost for lost, _ in found])
+    near = sizes <= 2.1 * sizes.min()
+    assert near.mean() > 0.8
+    assert losses[near].min() < 0.7 * losses[sizes.argmin()]
+
+
 def test_where_limits_leave_only_what_loses_more_than_counts_the_least_loss_is_sought() -> None:
     """A limit that asks for too much of a model leads to its best models, not to any that keep it."""
     limits = {"size": 0.05 * TRUTH.base["size"]}

@@ -110,7 +110,7 @@ def test_constraints_stop_nobody_until_something_keeps_them(
     """Where nothing is feasible the nearest trial must be found; where something is, dear ones end early, and the front
     is that of the feasible ones without racing.
     """
-    hopeless = run(task, crowded, tmp_path / "a", budget=5, constraints=["size <= 10"])
+    hopeless = run(task, crowded, tmp_path / "a", budget=5, constraints=["size <= 100"])
     assert all(r.status == "ok" for r in hopeless.results)
     off, _ = pair
     tight = run(task, crowded, tmp_path / "b", constraints=["size <= 0.3x"])

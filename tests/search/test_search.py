@@ -241,19 +241,22 @@ def test_constraints_are_kept_or_the_nearest_points_are_shown(
     assert front.feasible
     assert all(p.result.value("size") <= limit for p in front)
     hopeless = run(
-        task, space, tmp_path / "b", budget=8, constraints=["size <= 10", "accuracy drop <= 1"], progress=True
+        task, space, tmp_path / "b", budget=8, constraints=["size <= 100", "accuracy drop <= 1"], progress=True
     )
     assert not hopeless.feasible
     assert len(hopeless) >= 1
     smallest = min(r.value("size") for r in hopeless.results if r.status == "ok")
-    assert hopeless[0].result.value("size") == smallest
+    nearest = min(hopeless, key=lambda p: p.value("size"))
+    assert nearest.result.value("size") == smallest
+    assert all("breaks the limit 'size <= 100': " in " ".join(p.flags) for p in hopeless)
+    assert all(p.result.value("size") - 100 <= 2 * (smallest - 100) for p in hopeless)
     missed = hopeless.notes[0]
-    assert missed.startswith(
-        f"No model keeps all limits. The nearest one, point {hopeless[0].id}, misses size <= 10 by "
-    )
+    assert missed.startswith(f"No model keeps all limits. The nearest one, point {nearest.id}, misses size <= 100 by ")
     assert missed.endswith(f"(it had {amount(smallest, 'B')} in the search).")
     assert f"! {missed}" in repr(hopeless)
-    assert missed in " ".join(capsys.readouterr().err.split())
+    told = " ".join(capsys.readouterr().err.split())
+    assert missed in told
+    assert told.index("no model of this space is predicted to keep 'size <= 100': the least is") < told.index(missed)
     assert "No model" not in repr(front)
 
 

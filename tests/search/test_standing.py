@@ -34,9 +34,9 @@ def test_the_front_is_that_of_all_results_together(trials: list[tuple[int, int, 
     changes = [standing.add(r) for r in results]
     good = [r for r in results if r.status == "ok"]
     least = min((max(0.0, broken[r.number][0]) for r in good), default=0.0)
-    allowed = [r for r in good if max(0.0, broken[r.number][0]) <= least]
-    rows = [[o.loss(r.value(o.name)) for o in GOALS] for r in allowed]
-    assert standing.front == [allowed[i] for i in nondominated(rows)]
+    near = [r for r in good if max(0.0, broken[r.number][0]) <= 2 * least]
+    rows = [[max(0.0, broken[r.number][0]), *(o.loss(r.value(o.name)) for o in GOALS)] for r in near]
+    assert standing.front == [near[i] for i in nondominated(rows)]
     assert standing.losses == [[o.loss(r.value(o.name)) for o in GOALS] for r in standing.front]
     assert standing.feasible == (least <= 0)
     assert list(standing.results.values()) == results
@@ -45,12 +45,22 @@ def test_the_front_is_that_of_all_results_together(trials: list[tuple[int, int, 
 
 def test_infeasible_results_are_the_front_only_where_nothing_is_feasible() -> None:
     """The first that keeps the limits replaces all that break them."""
-    broken = {1: [1.0], 2: [0.5], 3: [0.0]}
+    broken = {1: [1.0], 2: [0.4], 3: [0.0]}
     standing = Standing(GOALS, QUALITY, lambda r: broken[r.number])
     for number, best in ((1, [1]), (2, [2]), (3, [3])):
         assert standing.add(result(number, 0.1 * (4 - number), 10 * number))
         assert [r.number for r in standing.front] == best
         assert standing.feasible == (number == 3)
+
+
+def test_where_nothing_is_feasible_there_is_a_choice_of_near_results() -> None:
+    """Of those that are near, one that breaks another limit less, or is better, stays; one that is only farther goes."""
+    broken = {1: [0.2, 0.0], 2: [0.0, 0.3], 3: [0.25, 0.0], 4: [0.3, 0.0], 5: [0.3, 0.2]}
+    standing = Standing(GOALS, QUALITY, lambda r: broken[r.number])
+    for number, accuracy, kept in ((1, 0.5, True), (2, 0.5, True), (3, 0.6, True), (4, 0.4, False), (5, 0.9, False)):
+        assert standing.add(result(number, accuracy, 10)) == kept
+    assert [r.number for r in standing.front] == [1, 2, 3]
+    assert not standing.feasible
 
 
 def test_work_is_counted_once_in_shares_of_the_originals() -> None:
