@@ -182,7 +182,9 @@ def search(
         slots, best = trials.slots, engine.front()
         watcher.concluding(why)
         with clock("measure the front"):
-            end = conclude(bench, trials, best, baseline, store, folder, watcher.measured, plan.columns, plan.constraints)
+            end = conclude(
+                bench, trials, best, baseline, store, folder, watcher.measured, plan.columns, plan.constraints
+            )
         trials.close()
         results = tuple(r for r, _ in journal.results)
         front = Front(

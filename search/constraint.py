@@ -174,34 +174,40 @@ def _nonsense(
     constraint: Constraint, quality: Objective, stored: bool, metrics: Mapping[str, Evaluator]
 ) -> tuple[str, str]:
     """Return what is wrong with a limit, and what to do; "" twice if nothing is."""
-    name, word, limit = constraint.metric, constraint.word, constraint.limit
-    if word and name != quality.name:
-        return f"only {quality.name} can {word}", "Limit a cost like 'size <= 0.5x'."
+    name = constraint.metric
+    if constraint.word and name != quality.name:
+        return f"only {quality.name} can {constraint.word}", "Limit a cost like 'size <= 0.5x'."
     if stored:
         return "", ""
-    if word:
-        right, better = ("drop", "larger") if quality.direction == "maximize" else ("rise", "smaller")
-        if word != right:
-            return f"a {better} {name} is better, so a limit is on its {right}", f"Write '{name} {right} <= ...'."
-        if constraint.sign != "<=" or limit < 0:
-            return f"a {word} is limited from above, by 0 or more", f"For a better {name}, limit {name} itself."
-        if name == ACCURACY.name and limit > 1:
-            return "an accuracy is at most 1", f"Did you mean '{name} {word} <= {limit:g}%'?"
-        return "", ""
-    if name == quality.name:
-        better, sign = ("larger", ">=") if quality.direction == "maximize" else ("smaller", "<=")
-        if constraint.sign != sign:
-            advice = f"Write '{name} {sign} {limit:g}', or limit its {'drop' if sign == '>=' else 'rise'}."
-            return f"a {better} {name} is better, so it is limited by {sign}", advice
-        if name == ACCURACY.name and limit > 1:
-            return "an accuracy is at most 1", f"Did you mean '{name} {sign} {limit:g}%'?"
-        return "", ""
+    if constraint.word:
+        return _nonsense_of_loss(constraint, quality)
     known = metrics.get(name)
-    if known is None:
+    if name != quality.name and known is None:
         return "", ""
-    if constraint.sign != ("<=" if known.direction == "minimize" else ">="):
-        better, sign = ("smaller", "<=") if known.direction == "minimize" else ("larger", ">=")
-        return f"a {better} {name} is better, so it is limited by {sign}", f"Write '{name} {sign} ...'."
+    direction = quality.direction if name == quality.name or known is None else known.direction
+    better, sign = ("larger", ">=") if direction == "maximize" else ("smaller", "<=")
+    if constraint.sign != sign:
+        other = f", or limit its {'drop' if sign == '>=' else 'rise'}" if name == quality.name else ""
+        return f"a {better} {name} is better, so it is limited by {sign}", f"Write '{name} {sign} ...'{other}."
+    if name == ACCURACY.name and constraint.limit > 1:
+        return "an accuracy is at most 1", f"Did you mean '{name} {sign} {constraint.limit:g}%'?"
+    return _nonsense_of_cost(constraint, known) if known is not None and name != quality.name else ("", "")
+
+
+def _nonsense_of_loss(constraint: Constraint, quality: Objective) -> tuple[str, str]:
+    name, word, limit = quality.name, constraint.word, constraint.limit
+    right, better = ("drop", "larger") if quality.direction == "maximize" else ("rise", "smaller")
+    if word != right:
+        return f"a {better} {name} is better, so a limit is on its {right}", f"Write '{name} {right} <= ...'."
+    if constraint.sign != "<=" or limit < 0:
+        return f"a {word} is limited from above, by 0 or more", f"For a better {name}, limit {name} itself."
+    if name == ACCURACY.name and limit > 1:
+        return "an accuracy is at most 1", f"Did you mean '{name} {word} <= {limit:g}%'?"
+    return "", ""
+
+
+def _nonsense_of_cost(constraint: Constraint, known: Evaluator) -> tuple[str, str]:
+    name, limit = constraint.metric, constraint.limit
     if constraint.unit and constraint.unit not in _units(known):
         return f"{constraint.unit!r} is no unit of {name}", f"It may have {', '.join(_units(known))} or none."
     if known.unit in _WHOLE and not constraint.relative and 0 < limit < 1:

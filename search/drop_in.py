@@ -20,7 +20,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import BaseTrial, FrozenTrial, TrialState
 
 from ..evaluators.base import Direction, Measurement, evaluators
-from ..spaces.errors import SettingError
+from ..spaces.errors import SettingError, nearest
 from ..spaces.metric import ACCURACY
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
@@ -60,7 +60,16 @@ def suggest(trial: BaseTrial, space: Space) -> Recipe:
     space
         Each of its dimensions becomes a parameter of the trial: a whole number where values have an order, else one
         of the values.
+
+    Raises
+    ------
+    SettingError
+        If these are something else.
     """
+    if not isinstance(trial, BaseTrial):
+        raise SettingError("trial", trial, "must be a trial of Optuna", "Write suggest(trial, space).")
+    if not isinstance(space, Space):
+        raise SettingError("space", space, "must be a Space", _WANTED["space"])
     return decoded(
         space,
         {
@@ -139,6 +148,10 @@ class ParetoSampler(BaseSampler):
             raise SettingError("profile", profile.choices.space, f"is not of {space}", "Profile this space.")
         if isinstance(objectives, str) or not objectives or len(set(objectives)) != len(objectives):
             raise SettingError("objectives", objectives, "must be a list of different names", "E.g. accuracy and size.")
+        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32):
+            raise SettingError("seed", seed, "must be a whole number from 0 to 2**32 - 1, or None")
+        if not isinstance(constraints, list | tuple):
+            raise SettingError("constraints", constraints, "must be a list", "Write ['accuracy drop <= 1%'].")
         self._given = (space, profile, tuple(objectives), dict(baseline), quality, tuple(constraints), seed)
         self.space, self.profile, self.quality = space, profile, quality
         self.objectives = tuple(objectives)
@@ -180,7 +193,9 @@ class ParetoSampler(BaseSampler):
         own = [o for o in self.objectives if o not in evaluators()]
         if name == self.quality and name not in self.objectives and own:
             return f"If the task's own metric is {own[0]}, write quality={own[0]!r}."
-        return "Give the original model's value."
+        known = {self.quality, ACCURACY.name, *evaluators()}
+        close = "" if name in known else nearest(name, known).partition("Known: ")[0]
+        return f"{close}Give the original model's value: baseline={{{name!r}: ...}}."
 
     def _predicted(self, recipe: Recipe) -> dict[str, float]:
         genome = self.profile.choices.genome(recipe)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..evaluators.base import Measurement
 from ..spaces.errors import RunError, SettingError, nearest
 from ..spaces.recipe import Recipe
+from .amounts import amount
 from .artifact import load
 from .pareto import scaled_hypervolume
 from .result import Objective, Result
@@ -46,9 +47,13 @@ class Point:
     flags: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        names = list(dict.fromkeys((*self.final, *self.result.measurements)))
-        figures = ", ".join(f"{name} {self.value(name):.6g}" for name in names)
-        return f"Point({self.id}: {figures})" + (f" ! {'; '.join(self.flags)}" if self.flags else "")
+        return f"Point({self.summary({**self.final, **self.result.measurements})})"
+
+    def summary(self, metrics: Iterable[str]) -> str:
+        """Return the point's number, what it has of some metrics, and its warnings."""
+        measured = {**self.result.measurements, **self.final}
+        figures = [f"{m} {amount(measured[m].value, measured[m].unit)}" for m in metrics if m in measured]
+        return f"{self.id}: {', '.join(figures)}" + "".join(f" ! {flag}" for flag in self.flags)
 
     @property
     def recipe(self) -> Recipe:
@@ -170,7 +175,8 @@ class Front:
         trials = "1 trial" if len(self.results) == 1 else f"{len(self.results)} trials"
         head = f"Front({points} of {trials}, hypervolume {self.hypervolume:.3f}{place})"
         missed = [] if self.feasible else [f"! {note}" for note in self.notes[:1]]
-        return "\n  ".join([head, *missed, *map(repr, self.points)])
+        metrics = dict.fromkeys([self.quality.name, *(o.name for o in self.objectives), "size"])
+        return "\n  ".join([head, *missed, *(f"point {p.summary(metrics)}" for p in self.points)])
 
     def __iter__(self) -> Iterator[Point]:
         return iter(self.points)
@@ -258,6 +264,8 @@ class Front:
         SettingError
             If a metric was not measured, or the drop is not a number.
         """
+        if not isinstance(minimise, str):
+            raise SettingError("minimise", minimise, "must be a metric's name", "E.g. 'size'.")
         points = list(self.points)
         if max_accuracy_drop is not None:
             if not isinstance(max_accuracy_drop, int | float) or not math.isfinite(max_accuracy_drop):

@@ -120,7 +120,8 @@ def make_plan(
 def _known(metrics: Sequence[Evaluator], quality: Objective) -> dict[str, Evaluator]:
     """Return all metrics by name, those that are given instead of those that everybody has."""
     if not isinstance(metrics, list | tuple) or not all(isinstance(m, Evaluator) for m in metrics):
-        raise SettingError("metrics", metrics, "must be a list of metrics", "Write [Latency(batch=32)].")
+        advice = "Write [Latency(batch=32)]. Built-in metrics are there without: name them in objectives."
+        raise SettingError("metrics", metrics, "must be a list of metrics of your own", advice)
     taken = [quality.name, *ALWAYS]
     for metric in metrics:
         if metric.name in taken:
@@ -142,7 +143,8 @@ def _constraints(
     constraints: Sequence[str], quality: Objective, stored: bool, metrics: Mapping[str, Evaluator]
 ) -> tuple[Constraint, ...]:
     if not isinstance(constraints, list | tuple):
-        raise SettingError("constraints", constraints, "must be a list", f"Write [{constraints or ''!r}].")
+        like = f"[{constraints!r}]" if isinstance(constraints, str) else "['size <= 300 kB', 'accuracy drop <= 1%']"
+        raise SettingError("constraints", constraints, "must be a list", f"Write {like}.")
     limits = tuple(Constraint.parse(c) for c in constraints)
     known = {quality.name, *metrics}
     for limit in limits:

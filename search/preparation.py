@@ -8,6 +8,7 @@ from typing import Protocol
 from ..evaluators.latency import Latency
 from ..spaces.space import Space
 from ..spaces.task import Task
+from .amounts import amount
 from .effects import Effect, Request
 from .executor import Workers
 from .fisher import Fisher
@@ -18,7 +19,6 @@ from .progress import duration
 from .result import Result
 from .sampler import Sampler
 from .sensitivity import Profile, Profiler
-from .tables import amount
 
 #: What takes less than so many seconds is measured without a word.
 _WORTH_SAYING = 2.0

@@ -17,6 +17,7 @@ from ..spaces.errors import ModelError, SettingError
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from ..spaces.task import Task
+from .cache_place import cache_problem
 from .effects import Effect, Request
 from .executors import start_executor, starting_ray
 from .fisher import Fisher
@@ -106,6 +107,8 @@ def measure(
     """
     if executor not in ("ray", "local"):
         raise SettingError("executor", executor, "must be 'ray' or 'local'")
+    if problem := cache_problem():
+        console.print(problem, soft_wrap=True)
     profiler = Profiler(task, space, latency=latency)
     bench = Bench(task, space.sites, (), (), max(1, int(resources.cpus)))
     start = time.perf_counter()

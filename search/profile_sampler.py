@@ -88,7 +88,7 @@ class ProfileSampler:
         self._choices = profile.choices
 
     def out_of_reach(self) -> dict[str, float]:
-        """Return cost -> the least that any recipe is predicted to have of it, where that is clearly above its limit."""
+        """Return cost -> the least that any recipe is predicted to have, where that is clearly above the limit."""
         limits = self._proposer.goals.limits
         least = {name: self._proposer.least(name) for name in limits if not self._larger[name]}
         return {name: low for name, low in least.items() if low > _CLEARLY * limits[name]}

@@ -16,9 +16,9 @@ from rich.text import Text
 from ..spaces.errors import SettingError, nearest
 from ..spaces.site import LAYER_KINDS, select
 from ..spaces.space import Space
+from .amounts import amount
 from .profile_rows import Row, by_site, cheapest_savings, most_sensitive
 from .sensitivity import Profile, is_measured
-from .tables import amount
 
 #: Width of a figure, and of a column that holds three of them.
 _FIGURE = 5

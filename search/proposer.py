@@ -297,8 +297,9 @@ class Proposer:
         mean, spread = self.surrogate.predict(candidates[order])
         points = self._foreseen(costs[order], mean, spread)
         counts = (above == 0) & ~refused
-        rest = (x[order] for x in (works, excess, counts, refused))
-        return _Weighed(candidates[order], points, mean, spread, *rest)
+        return _Weighed(
+            candidates[order], points, mean, spread, works[order], excess[order], counts[order], refused[order]
+        )
 
     def _take(self, among: _Weighed) -> npt.NDArray[np.int64]:
         """Return the genome with the largest expected gain, beside all that is running now; it is weighed no more."""

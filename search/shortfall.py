@@ -1,13 +1,13 @@
-"""What to say of a model that breaks a limit: of the nearest, where none keeps all, and of one whose final figures do."""
+"""What to say of a model that breaks a limit: of the nearest where none keeps all, of one by its final figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .amounts import amount
 from .constraint import Constraint
 from .front import Front
 from .result import Objective, Result
-from .tables import amount
 
 
 def shortfall(front: Front, constraints: Sequence[Constraint]) -> str:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 from ..spaces.recipe import BASELINE
 from .result import Objective, Result
 
-
 #: Where no result keeps all limits, those that break them up to so many times as far as the nearest one are near.
 _NEAR = 2.0
 

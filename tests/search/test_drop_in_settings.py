@@ -144,3 +144,20 @@ def test_latency_may_be_in_another_unit_than_the_table(profile: Profile) -> None
     assert len(study.trials) == 3
     with pytest.raises(SettingError, match="baseline .* lacks latency"):
         ParetoSampler(space, timed, names, baseline={"accuracy": 0.9})
+
+
+@pytest.mark.parametrize("seed", ["x", -1, 2**32, 1.5, True])
+def test_a_seed_that_is_none_is_refused(space: Space, profile: Profile, seed: object) -> None:
+    """At once and by name, not in numpy's words at the first trial."""
+    with pytest.raises(SettingError, match="seed = .*: must be a whole number from 0"):
+        ParetoSampler(space, profile, baseline={"accuracy": 0.9}, seed=seed)  # type: ignore[arg-type] # a mistake
+    with pytest.raises(SettingError, match="Did you mean 'accuracy'"):
+        ParetoSampler(space, profile, ["accuracyy", "size"], baseline={"accuracy": 0.9})
+
+
+def test_what_is_no_trial_or_no_space_is_refused(space: Space) -> None:
+    """The two are easily confused, and the message names the one that is wrong."""
+    with pytest.raises(SettingError, match="trial = 3: must be a trial of Optuna"):
+        suggest(3, space)  # type: ignore[arg-type] # a mistake
+    with pytest.raises(SettingError, match="space = .*: must be a Space"):
+        suggest(FixedTrial({}), "everything")  # type: ignore[arg-type] # a mistake

@@ -107,7 +107,7 @@ def test_same_seed_and_results_same_proposals() -> None:
 
 
 def test_limits_that_nothing_will_keep_are_known_from_the_profile() -> None:
-    """With the least that any recipe has; limits that are within reach, or that only trials tell of, are not among them."""
+    """With the least that any recipe has; limits within reach, or that only trials tell of, are not among them."""
     least = COSTS.predict(np.array([[len(BITS)] * len(LAYERS)]))[0, COSTS.metrics.index("size")]
     found = sampler(constraints=["size <= 100 B", "macs <= 0.5x", "latency <= 0.01x", "bops <= 0.9x"]).out_of_reach()
     assert found == {"size": pytest.approx(least), "macs": BASELINE.value("macs")}

@@ -20,12 +20,12 @@ from paretopress.compressors.draft import Context, Draft
 from paretopress.evaluators.accuracy import Quality
 from paretopress.evaluators.base import Subject
 from paretopress.search import Front, Recipe, Resources, Space, Task, load, open_front, search
+from paretopress.search.amounts import amount
 from paretopress.search.artifact import FILE
 from paretopress.search.journal import read
 from paretopress.search.pareto import dominates
 from paretopress.search.report.data import write_report
 from paretopress.search.saved import load_front
-from paretopress.search.tables import amount
 from paretopress.spaces import catalogue
 from paretopress.spaces.errors import DataError, ModelError, RunError, SettingError
 from paretopress.spaces.knob import Knob
@@ -246,8 +246,7 @@ def test_constraints_are_kept_or_the_nearest_points_are_shown(
     assert not hopeless.feasible
     assert len(hopeless) >= 1
     smallest = min(r.value("size") for r in hopeless.results if r.status == "ok")
-    nearest = min(hopeless, key=lambda p: p.value("size"))
-    assert nearest.result.value("size") == smallest
+    nearest = next(p for p in hopeless if p.result.value("size") == smallest)
     assert all("breaks the limit 'size <= 100': " in " ".join(p.flags) for p in hopeless)
     assert all(p.result.value("size") - 100 <= 2 * (smallest - 100) for p in hopeless)
     missed = hopeless.notes[0]

@@ -54,7 +54,7 @@ def test_infeasible_results_are_the_front_only_where_nothing_is_feasible() -> No
 
 
 def test_where_nothing_is_feasible_there_is_a_choice_of_near_results() -> None:
-    """Of those that are near, one that breaks another limit less, or is better, stays; one that is only farther goes."""
+    """Of those that are near, one that breaks another limit less, or is better, stays; one only farther goes."""
     broken = {1: [0.2, 0.0], 2: [0.0, 0.3], 3: [0.25, 0.0], 4: [0.3, 0.0], 5: [0.3, 0.2]}
     standing = Standing(GOALS, QUALITY, lambda r: broken[r.number])
     for number, accuracy, kept in ((1, 0.5, True), (2, 0.5, True), (3, 0.6, True), (4, 0.4, False), (5, 0.9, False)):
