@@ -239,7 +239,7 @@ def play_found(data: Path, minutes: float, console: Console) -> tuple[list[Bar],
     with tempfile.TemporaryDirectory(prefix="paretopress-") as folder:
         front = search(
             task, space, ["accuracy", "onnx_size", "latency"], metrics=metrics, minutes=minutes,
-            constraints=["accuracy drop <= 1.5%"], run=Path(folder) / "run", resources=Resources(workers=2),
+            constraints=["accuracy drop <= 1%"], run=Path(folder) / "run", resources=Resources(workers=2),
         )  # fmt: skip
         again = subprocess.run(
             [sys.executable, "-m", "paretopress.search.cli", "verify", f"{folder}/run", "--task", "deploy:searched"],
