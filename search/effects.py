@@ -100,7 +100,7 @@ class Effect:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form."""
-        return {**vars(self), "shares": {k: [round(x, 6) for x in v] for k, v in self.shares.items()}}
+        return {**vars(self), "shares": {k: [round(x, 12) for x in v] for k, v in self.shares.items()}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Effect:

@@ -40,8 +40,8 @@ class Row:
     bytes_saved
         By which the file gets shorter with this step alone, to the byte; negative where it gets longer. Where the
         space has a technique that codes the file, both are coded.
-    macs_saved
-        Multiply-accumulates of one example that are saved.
+    macs_saved, bops_saved
+        Multiply-accumulates and bit operations of one example that are saved.
     error
         Why the step can't be applied, or "".
     latency_saved
@@ -58,6 +58,7 @@ class Row:
     method: str
     bytes_saved: int
     macs_saved: int
+    bops_saved: int
     error: str = ""
     latency_saved: float | None = None
     latency_guessed: bool = False

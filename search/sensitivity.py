@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..compressors.distillation.losses import scores_classes
+from ..evaluators.bops import FULL
 from ..evaluators.latency import Latency
 from ..spaces.choices import Choices, Setting
 from ..spaces.decision import Decision
@@ -91,11 +92,18 @@ class Profile:
             np.array([0.0, *(np.inf if e.error else max(0.0, e.damage) for e in effects)]) for effects in self.effects
         )
 
-    def saved(self, place: int, number: int) -> tuple[int, int]:
-        """Return the bytes and MACs that setting ``number`` (from 1) of the decision at ``place`` saves alone."""
+    def saved(self, place: int, number: int) -> tuple[int, int, int]:
+        """Return the bytes, MACs and bit operations that setting ``number`` (from 1) of the decision at ``place`` saves
+        alone.
+        """
         effect = self.effects[place][number - 1]
-        macs = sum(self.units[p].macs * (1 - s[1]) for p, s in effect.shares.items() if p in self.units)
-        return effect.saved, round(macs)
+        macs = bops = 0
+        for path, (_, left, bits) in effect.shares.items():
+            before = self.units[path].macs if path in self.units else 0
+            after = round(before * left)
+            macs += before - after
+            bops += before * FULL**2 - round(after * bits * FULL**2)
+        return effect.saved, macs, bops
 
     def time_saved(self, site: str, effect: Effect) -> tuple[float | None, bool]:
         """Return the share of the original's latency that a setting saves alone, None where no layer was timed; and

@@ -36,7 +36,7 @@ from .pareto import dominates
 from .racing import Heat, HeatSaves, Race, Stop
 from .result import Objective, Result, Status
 from .result import checksum as checksum_of
-from .saving import Saved, dumps
+from .saving import Saved, by_tensor, dumps
 
 #: What is told a model's costs, and says who judges it; it raises `Stop` if nobody need to.
 Entry = Callable[[Mapping[str, Measurement]], Judge | None]
@@ -315,9 +315,11 @@ class Bench:
             From ``heat``, which measures the quality.
         """
         bits: dict[str, int] = {}
-        for name, encoding in draft.encodings.items():
-            path = name.rpartition(".")[0]
-            bits[path] = max(bits.get(path, 0), encoding.codec.bits)
+        encodings = by_tensor(draft)
+        for path, module in draft.model.named_modules():
+            for parameter in module.parameters(recurse=False):  # which another layer may have as well
+                if (encoding := encodings.get(id(parameter))) is not None:
+                    bits[path] = max(bits.get(path, 0), encoding.codec.bits)
         rounded = dict.fromkeys(draft.integer, 8)
         subject = self.subject(model, draft.encodings)
         subject = replace(subject, file_bytes=file_bytes, weight_bits=bits, activation_bits=rounded)

@@ -3,6 +3,7 @@ const LIGHT = ["#fdf4d7", "#f7c77f", "#e88a4f", "#c4495a", "#812a6b", "#3d1054"]
 const DARK = ["#28303a", "#4f2f66", "#8f3a70", "#d15a5c", "#f2994f", "#fdebb0"];
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "star", "hexagon", "triangle-down"];
 const CELL = 20; // pixels: height of a row of the map
+const FULL_BITS = 32 * 32; // bit operations of a multiply-accumulate of the original
 const DECADES = 8; // that the colours tell apart
 const WIDE = 16; // from so many columns on a panel has a row of its own
 const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -13,7 +14,7 @@ const lowest = known.length ? Math.max(Math.floor(Math.log10(Math.min(...known))
 const chosen = { site: "", technique: "", saving: "bytes" };
 
 const colours = () => (dark.matches && !matchMedia("print").matches ? DARK : LIGHT);
-const SAVED = { bytes: "bytes", macs: "MACs", latency: "latency" };
+const SAVED = { bytes: "bytes", macs: "MACs", bops: "bit operations", latency: "latency" };
 const percent = (n) => `${Number(n.toPrecision(2))} %`;
 const exact = (n) => n.toLocaleString("en");
 const figureText = (d) => (d === null ? "–" : d === 0 ? "0" : d < 0.001 ? d.toExponential(2) : String(Number(d.toPrecision(3))));
@@ -36,6 +37,7 @@ function rowText(row) {
   if (row.error) return [...lines, escaped(`can’t be applied: ${row.error.slice(0, 90)}`)].join("<br>");
   lines.push(`damage ${figureText(row.damage)}`, `saves ${exact(row.bytes)} B${part(row.bytes, site.bytes)}`);
   lines.push(`saves ${exact(row.macs)} MACs${part(row.macs, site.macs)}`);
+  lines.push(`saves ${exact(row.bops)} bit operations${part(row.bops, FULL_BITS * site.macs)}`);
   if (row.latency !== null) lines.push(`saves ${percent(row.latency)} of the latency${row.guessed ? " (by MACs: not timed)" : ""}`);
   lines.push(escaped(row.method));
   return lines.join("<br>");

@@ -140,6 +140,7 @@ def _rows(rows: Sequence[Row], varying: Mapping[str, Sequence[str]]) -> list[dic
             "damage": number(r.damage),
             "bytes": r.bytes_saved,
             "macs": r.macs_saved,
+            "bops": r.bops_saved,
             "latency": None if r.latency_saved is None else number(100 * r.latency_saved),
             "guessed": r.latency_guessed,
             "method": METHODS.get(r.method, r.method),

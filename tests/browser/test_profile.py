@@ -122,6 +122,7 @@ def test_hover_shows_the_exact_figures(page: Page, found: Profile) -> None:
     expect(shown).to_contain_text(row.site)
     expect(shown).to_contain_text(f"saves {row.bytes_saved:,} B")
     expect(shown).to_contain_text(f"saves {row.macs_saved:,} MACs")
+    expect(shown).to_contain_text(f"saves {row.bops_saved:,} bit operations")
     expect(shown).to_contain_text("Fisher information")
 
 

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
+from paretopress.evaluators.bops import BitOperations
 from paretopress.evaluators.macs import macs_by_module
 from paretopress.search.effects import Effect, Request, Survey
 from paretopress.search.examples.digits import DigitsNet
 from paretopress.search.examples.digits import task as digits
 from paretopress.search.fisher import Fisher, measure_fisher
 from paretopress.search.sample import Sample
-from paretopress.search.sensitivity import coder_of
+from paretopress.search.sensitivity import Profile, coder_of
 from paretopress.search.trial import Bench
 from paretopress.spaces.catalogue import techniques
 from paretopress.spaces.choices import Choices, Setting
@@ -83,12 +84,13 @@ class Place:
         self.survey = Survey(task, self.sites, self.coder)
         self.fisher: Fisher = measure_fisher(task, self.sites.values())
 
-    def compressed(self, *steps: Step) -> tuple[int, int, nn.Module]:
-        """Return bytes and MACs of the real file of a recipe, and the model in it."""
+    def compressed(self, *steps: Step) -> tuple[int, int, int, nn.Module]:
+        """Return bytes, MACs and bit operations of the real file of a recipe, and the model in it."""
         assert self.coder is not None
         saved, draft = self.bench.compress(Recipe.of([*steps, self.coder]), 0)
         model = self.bench.reload(saved, draft)
-        return len(saved.data), sum(macs_by_module(model, self.task.example)[0].values()), model
+        bops = self.bench.measure(model, draft, len(saved.data), [BitOperations()])["bops"].value
+        return len(saved.data), sum(macs_by_module(model, self.task.example)[0].values()), round(bops), model
 
     def steps(self) -> Iterator[tuple[str, list[Setting]]]:
         """Yield each decision's site and the first, the middle and the last setting of each technique there."""
@@ -118,7 +120,7 @@ def trained() -> Place:
 def test_units_add_up_to_the_model(model: str) -> None:
     """All multiplications and all bytes are some unit's, those of functions without weights included."""
     place = place_of(model)
-    size, macs, _ = place.compressed()
+    size, macs, _, _ = place.compressed()
     units = place.survey.units
     assert sum(u.macs for u in units.values()) == macs
     assert 0 < size - sum(u.bytes for u in units.values()) < 2000
@@ -131,7 +133,7 @@ def test_units_add_up_to_the_model(model: str) -> None:
 def test_costs_of_single_steps_are_those_of_real_files(model: str) -> None:
     """What an effect says is left of the bytes and MACs is what is left of them in the real compressed model."""
     place = place_of(model)
-    units, (size, macs, _) = place.survey.units, place.compressed()
+    units, (size, macs, bops, _) = place.survey.units, place.compressed()
     seen = set()
     sites: dict[tuple[str, str], str] = {}
     for site, settings in place.steps():
@@ -141,12 +143,13 @@ def test_costs_of_single_steps_are_those_of_real_files(model: str) -> None:
         for setting in settings:
             effect = place.survey.effect(site, setting, place.fisher)
             assert not effect.error
-            real_size, real_macs, _ = place.compressed(setting.step(site))
-            assert effect.saved == size - real_size, (site, setting)
+            real_size, real_macs, real_bops, _ = place.compressed(setting.step(site))
             saved = sum(units[p].bytes * (1 - share[0]) for p, share in effect.shares.items())
             assert abs(saved - (size - real_size)) <= 0.01 * abs(size - real_size) + STEP_TEXT, (site, setting)
             fewer = sum(units[p].macs * (1 - share[1]) for p, share in effect.shares.items())
             assert fewer == pytest.approx(macs - real_macs, abs=0.5), (site, setting)
+            saved = Profile(place.choices, ((effect,),), units, size).saved(0, 1)
+            assert saved == (size - real_size, macs - real_macs, bops - real_bops), (site, setting)
             seen.add(name)
     expected = {"svd", "magnitude", "codebook", "integer", "int8"}
     extra = {"residual": {"channels", "depth"}, "transformer": {"channels"}}
@@ -206,7 +209,7 @@ def test_damage_ranks_like_the_measured_change_of_the_outputs() -> None:
     everything = [(site, s) for site, settings in place.steps() for s in settings]
     for i in rng.permutation(len(everything))[:40]:
         site, setting = everything[i]
-        model = place.compressed(setting.step(site))[2]
+        model = place.compressed(setting.step(site))[-1]
         with torch.no_grad():
             after = model(*images).log_softmax(1)
         predicted.append(place.survey.effect(site, setting, place.fisher).damage)

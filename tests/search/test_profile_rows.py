@@ -20,7 +20,7 @@ from paretopress.spaces.task import Task
 
 def row(site: str, damage: float, saved: int = 100, technique: str = "integer", **params: Scalar) -> Row:
     """Return a row of one site."""
-    return Row(site, technique, params, damage, "fisher", saved, 0)
+    return Row(site, technique, params, damage, "fisher", saved, 0, 0)
 
 
 def layers(*names: str) -> Mapping[str, Site]:
@@ -42,7 +42,7 @@ def test_every_step_has_a_row(task: Task, space: Space) -> None:
     assert {r.technique for r in rows} == set(settings)
     place = space.decisions.index(next(d for d in space.decisions if d.site == "fc" and d.stage.name == "MASK"))
     last = next(r for r in rows if r.site == "fc" and r.setting == "density=0.2")
-    assert (last.bytes_saved, last.macs_saved) == found.saved(place, 2)
+    assert (last.bytes_saved, last.macs_saved, last.bops_saved) == found.saved(place, 2)
     assert last.damage == found.damage[place][2]
 
 
@@ -59,7 +59,7 @@ def test_json_says_all_that_the_rows_say(task: Task, space: Space) -> None:
 
 def test_a_step_that_fails_has_no_number_in_json() -> None:
     """Infinity isn't JSON: such a damage is null, and the reason stays."""
-    failed = Row("a", "svd", {}, math.inf, "", 0, 0, "ValueError: no")
+    failed = Row("a", "svd", {}, math.inf, "", 0, 0, 0, "ValueError: no")
     assert failed.to_json()["damage"] is None
     assert failed.to_json()["error"] == "ValueError: no"
 
