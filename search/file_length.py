@@ -47,8 +47,9 @@ class FileLengths:
 
     def __init__(self, context: Context, coder: Step | None, pack: Packer) -> None:
         self._task, self._context, self._coder, self._drafts = context.task, context, coder, pack
-        self._outlines: dict[Hashable, Outline] = {}
-        self._traces: dict[Hashable, tuple[fx.Graph, nn.Module]] = {}
+        # The latest only: steps at a site come one after the other, and each holds all that is said of the model.
+        self._latest: tuple[Hashable, Outline] | None = None
+        self._traced: tuple[Hashable, tuple[fx.Graph, nn.Module]] | None = None
         self._packed: dict[str, Packed] = {}
 
     @cached_property
@@ -81,9 +82,9 @@ class FileLengths:
             known = self._base
         else:
             key = site.name, entry.name, layers, frozenset(draft.integer)
-            if key not in self._outlines:
-                self._outlines[key] = self._changed(draft, site, entry, layers)
-            known = self._outlines[key]
+            if self._latest is None or self._latest[0] != key:
+                self._latest = key, self._changed(draft, site, entry, layers)
+            known = self._latest[1]
         own = own_tensors(draft.model)
         new = {id(known.tensors[name]): tensor for name, tensor in own.items() if name in known.tensors}
         tensors = {name: new.get(id(tensor), tensor) for name, tensor in known.tensors.items()}  # by all their names
@@ -124,12 +125,12 @@ class FileLengths:
         if self._class_needed:
             return self._outline(whole.model)
         key = site.name, entry.name, tuple((path, kind) for path, kind, *_ in layers)
-        if key not in self._traces:
+        if self._traced is None or self._traced[0] != key:
             try:
-                self._traces[key] = trace(whole.model, len(self._task.example))
+                self._traced = key, trace(whole.model, len(self._task.example))
             except UntraceableError:
                 return self._outline(whole.model)
-        return self._outline(whole.model, self._traces[key])
+        return self._outline(whole.model, self._traced[1])
 
     def _outline(self, model: nn.Module, traced: tuple[fx.Graph, nn.Module] | None = None) -> Outline:
         task = self._task
