@@ -79,7 +79,7 @@ class Effect:
     shares
         Path of a layer -> what is left of its bytes, its MACs and its bits. Layers that aren't named are untouched.
     saved
-        Bytes by which the (coded) file gets shorter, to the byte; negative where it gets longer.
+        Bytes by which the (coded) file is shorter than the original's, to the byte; negative where it is longer.
     error
         Why the step can't be applied, or "".
     change

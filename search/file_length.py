@@ -40,7 +40,7 @@ class FileLengths:
     context
         Of the steps.
     coder
-        A step that is recorded in all of them, or None.
+        A step that all of them have but the original's, or None.
     pack
         Packs the tensors of drafts.
     """
@@ -54,8 +54,9 @@ class FileLengths:
 
     @cached_property
     def original(self) -> int:
-        """The length of the uncompressed model's file, coded."""
-        return self._length(self._base, self._encodings)
+        """The length of the uncompressed model's file, as it is without a coder."""
+        plain = contents(self._base, Recipe(), self._task.example, lambda _, tensor: plainly(tensor))
+        return container.length(*plain)
 
     def of_model(self, draft: Draft, entry: Compressor, step: Step) -> int:
         """Return the length of a draft's file after a technique's step, and after the coder's.
@@ -136,8 +137,8 @@ class FileLengths:
         task = self._task
         return outline(model, task.model, max(1, len(task.example)), task.source, self._class_needed, traced)
 
-    def _length(self, known: Outline, encodings: Mapping[int, Encoding], *steps: Step) -> int:
-        recipe = Recipe.of([*steps, *([self._coder] if self._coder is not None else [])])
+    def _length(self, known: Outline, encodings: Mapping[int, Encoding], step: Step) -> int:
+        recipe = Recipe.of([step, *([self._coder] if self._coder is not None else [])])
 
         def pack(name: str, tensor: Tensor) -> Packed:
             return self._pack(name, tensor, encodings.get(id(tensor)))

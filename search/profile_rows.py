@@ -38,8 +38,8 @@ class Row:
     method
         How the damage was predicted: "fisher", "channels", "outputs" or "" (changes no output).
     bytes_saved
-        By which the file gets shorter with this step alone, to the byte; negative where it gets longer. Where the
-        space has a technique that codes the file, both are coded.
+        By which the file with this step alone is shorter than the original's, to the byte; negative where it is longer.
+        Where the space has a technique that codes the file (`entropy`), it is coded.
     macs_saved, bops_saved
         Multiply-accumulates and bit operations of one example that are saved.
     error

@@ -73,7 +73,7 @@ def test_steps_of_an_untraceable_model_save_what_its_files_do(coder: Step | None
     survey, fisher = Survey(task, space.sites, coder), measure_fisher(task, space.sites.values())
     before = str(task.model)
     tail = [] if coder is None else [coder]
-    original = len(bench.compress(Recipe.of(tail), 0)[0].data)
+    original = len(bench.compress(Recipe(), 0)[0].data)
     choices, kinds = Choices(space), set()
     for decision, found in zip(choices.decisions, choices.settings):
         for setting in found[::3]:
