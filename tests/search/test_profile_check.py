@@ -17,7 +17,7 @@ from paretopress.spaces.task import Task
 
 def checked(*pairs: tuple[float, float]) -> Check:
     """Return a check of (predicted, measured) damages."""
-    rows = tuple(Row("fc", "integer", {"bits": i}, p, "fisher", 1, 0) for i, (p, _) in enumerate(pairs))
+    rows = tuple(Row("fc", "integer", {"bits": i}, p, "fisher", 1, 0, 0) for i, (p, _) in enumerate(pairs))
     return Check(rows, tuple(m for _, m in pairs))
 
 
