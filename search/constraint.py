@@ -26,6 +26,8 @@ _PARTS = (
 _FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "%": 0.01}
 #: Of a metric by what it counts: the units of a limit, and the least that makes sense.
 _RELATIVE, _COUNTED, _BYTES = ("x", "%"), ("x", "%", "k", "M", "G"), ("x", "%", "B", "kB", "MB", "GB", "k", "M", "G")
+#: Of a value, what computing with it may be off.
+_ROUNDING = 1e-9
 #: Fewer than any model's file has, or its tensors take at work.
 _FEWEST_BYTES = 64
 _WHOLE = {"B": "byte", "MACs": "MAC", "bit operations": "bit operation", "weights": "parameter"}
@@ -98,15 +100,21 @@ class Constraint:
         if self.word:
             value = quality.loss(value) - quality.loss(baseline.value(self.metric))
         limit = self._limit(baseline, quality)
-        return value, value - limit if self.sign == "<=" else limit - value
+        excess = value - limit if self.sign == "<=" else limit - value
+        return value, 0.0 if 0 < excess <= self._slack(limit, baseline) else excess
 
     def allowed(self, baseline: Result, quality: Objective) -> tuple[float, float]:
         """Return the lowest and the highest value of the metric that keep the limit."""
         limit, upper = self._limit(baseline, quality), self.sign == "<="
+        limit += self._slack(limit, baseline) * (1 if upper else -1)
         if self.word:  # the most that the loss may be; turning the sign of a loss gives the value back
             limit = quality.loss(limit + quality.loss(baseline.value(self.metric)))
             upper = upper == (quality.direction == "minimize")
         return (-math.inf, limit) if upper else (limit, math.inf)
+
+    def _slack(self, limit: float, baseline: Result) -> float:
+        """Return what is left to rounding: 0.97 - 0.96 is more than 0.01."""
+        return _ROUNDING * max(abs(limit), abs(baseline.value(self.metric)))
 
     def _limit(self, baseline: Result, quality: Objective) -> float:
         relative = self.unit == "x" or (self.unit == "%" and self.metric != quality.name)
@@ -196,6 +204,8 @@ def _nonsense(
 
 def _nonsense_of_loss(constraint: Constraint, quality: Objective) -> tuple[str, str]:
     name, word, limit = quality.name, constraint.word, constraint.limit
+    if constraint.unit not in ("", "%"):
+        return f"{constraint.unit!r} is no unit of a {word}", f"Write '{name} {word} <= 0.01' or '{name} {word} <= 1%'."
     right, better = ("drop", "larger") if quality.direction == "maximize" else ("rise", "smaller")
     if word != right:
         return f"a {better} {name} is better, so a limit is on its {right}", f"Write '{name} {right} <= ...'."

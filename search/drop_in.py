@@ -23,6 +23,7 @@ from ..evaluators.base import Direction, Measurement, evaluators
 from ..spaces.errors import SettingError, nearest
 from ..spaces.metric import ACCURACY
 from ..spaces.recipe import Recipe
+from ..spaces.seeding import check_seed
 from ..spaces.space import Space
 from .constraint import Constraint, check_constraints, violations
 from .costs import PREDICTED, CostModel
@@ -148,8 +149,8 @@ class ParetoSampler(BaseSampler):
             raise SettingError("profile", profile.choices.space, f"is not of {space}", "Profile this space.")
         if isinstance(objectives, str) or not objectives or len(set(objectives)) != len(objectives):
             raise SettingError("objectives", objectives, "must be a list of different names", "E.g. accuracy and size.")
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32):
-            raise SettingError("seed", seed, "must be a whole number from 0 to 2**32 - 1, or None")
+        if seed is not None:
+            check_seed(seed)
         if not isinstance(constraints, list | tuple):
             raise SettingError("constraints", constraints, "must be a list", "Write ['accuracy drop <= 1%'].")
         self._given = (space, profile, tuple(objectives), dict(baseline), quality, tuple(constraints), seed)
@@ -180,9 +181,9 @@ class ParetoSampler(BaseSampler):
         for name in self.metrics:
             if name not in known:
                 raise SettingError("baseline", sorted(baseline), f"lacks {name}", self._remedy(name))
-            value = known[name]
+            value = _number(known[name])
             if not math.isfinite(value):
-                raise SettingError(f"baseline of {name}", value, "must be a finite number")
+                raise SettingError(f"baseline of {name}", known[name], "must be a finite number")
             if name in predicted and not 1 / _ANOTHER_UNIT < value / predicted[name] < _ANOTHER_UNIT:
                 rule = f"is not the profile's {predicted[name]:.0f}: is it in another unit?"
                 raise SettingError(f"baseline of {name}", value, rule, "Leave it out, and return values in that unit.")
@@ -356,6 +357,14 @@ class ParetoSampler(BaseSampler):
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(f"ParetoSampler: {text}.", stacklevel=3)
+
+
+def _number(value: object) -> float:
+    """Return a number, NaN for what is none."""
+    try:
+        return float(value)  # type: ignore[arg-type] # that is what is tried
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _rebuilt(

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..evaluators.base import Evaluator
 from ..spaces.errors import ModelError, SettingError
 from ..spaces.recipe import Recipe
+from ..spaces.seeding import check_seed
 from ..spaces.space import Space
 from ..spaces.task import Task
 from .fitting import check_fits
@@ -48,6 +49,7 @@ class Measure:
         self, task: Task, space: Space, metrics: Sequence[str | Evaluator] = ("accuracy", "size"), *, seed: int = 0
     ) -> None:
         check_fits(task, space)
+        check_seed(seed)
         fits = isinstance(metrics, list | tuple) and all(isinstance(m, str | Evaluator) for m in metrics)
         if not fits or not metrics:
             raise SettingError("metrics", metrics, "must be a list of names or metrics", "Write ['accuracy', 'size'].")
@@ -72,6 +74,8 @@ class Measure:
         """
         if not isinstance(recipe, Recipe):
             raise SettingError("recipe", recipe, "must be a Recipe", "Write suggest(trial, space), or Recipe().")
+        if save is not None and not isinstance(save, str | Path):
+            raise SettingError("save", save, "must be a file's path")
         with _ONE_AT_A_TIME:
             done = self._bench.run(Job(0, recipe, self._seed))
         if done.result.status == "failed" or done.data is None:

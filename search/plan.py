@@ -9,6 +9,7 @@ from typing import get_args
 
 from ..evaluators.base import Evaluator, evaluators, known_metrics
 from ..spaces.errors import SettingError
+from ..spaces.seeding import check_seed
 from ..spaces.task import Task
 from .constraint import Constraint, check_constraints
 from .folder import Existing, Retry, check
@@ -85,8 +86,7 @@ def make_plan(
     if not isinstance(task, Task):
         raise SettingError("task", task, "must be a Task", "Write Task(model, validation=...).")
     check_sampler(sampler)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise SettingError("seed", seed, "must be a whole number from 0 to 2**32 - 1")
+    check_seed(seed)
     if executor not in ("ray", "local"):
         raise SettingError("executor", executor, "must be 'ray' or 'local'")
     if retry not in get_args(Retry):

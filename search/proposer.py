@@ -288,12 +288,13 @@ class Proposer:
         excess = self._too_far(above)
         misfit = self.surrogate.misfit
         beside, beside_lucky, *_ = self._beside_running()
-        gain = beside.of(self._points(self.surrogate.lost(logit), costs))
+        points = self._points(self.surrogate.lost(logit), costs)
+        gain = beside.of(points)
         # What is expected to gain nothing may still gain by chance: optimism decides who is looked at closely.
         gain += beside_lucky.of(self._points(self.surrogate.lost(logit - misfit), costs))
         works = self.failures.chance(candidates)
         gain = self._within_loss(gain, logit, misfit) * works
-        order = np.lexsort((logit, -gain, excess, refused))[:_CLOSELY]
+        order = np.lexsort((self._behind(points, logit), -gain, excess, refused))[:_CLOSELY]
         mean, spread = self.surrogate.predict(candidates[order])
         points = self._foreseen(costs[order], mean, spread)
         counts = (above == 0) & ~refused
@@ -309,8 +310,7 @@ class Proposer:
         expected = self._within_loss(expected, among.mean, among.spread) * among.works
         expected = np.where(among.excess > 0, -among.excess, expected)
         expected = np.where(among.refused, -np.inf, expected)
-        # Where limits leave only what loses more than counts, nothing gains: then the least loss is gone for.
-        best = int(np.lexsort((among.mean, -expected))[0])
+        best = int(np.lexsort((self._behind(among.points[:, 0], among.mean), -expected))[0])
         genome: npt.NDArray[np.int64] = among.genomes[best]
         self._foretold[genome.tobytes()] = Foretold(among.points[best], bool(among.counts[best]))
         self._weighed, self._row = among.without(best), self._row + 1
@@ -348,6 +348,17 @@ class Proposer:
         """Return (n,) by how much predicted costs (n, metrics) are above the limits, in all."""
         above: Values = np.maximum(costs / self._limits - 1 - _MARGIN, 0.0).sum(1)
         return above
+
+    def _behind(self, points: Values, logit: Values) -> Values:
+        """Return (n,) how far points (n, objectives) are from gaining anything, for where none does: how much less each
+        would have to be in all objectives. Where nothing counts yet, as limits leave only what loses more than counts,
+        it is the loss.
+        """
+        front = self._reached.inside
+        if not len(front):
+            return logit
+        behind: Values = (points[:, None] - front).max(2).min(1)
+        return behind
 
     def _too_far(self, excess: Values) -> Values:
         """Return excesses (n,), 0 for what is near where no candidate keeps the limits and the nearest was tried."""

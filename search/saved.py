@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..evaluators.base import Measurement
-from ..spaces.errors import RunError
+from ..spaces.errors import RunError, SettingError
 from .facts import counted
 from .front import Front, Point
 from .journal import read
@@ -100,4 +100,6 @@ def load_front(folder: Path) -> tuple[Front, dict[str, Any]]:
 
 def open_front(folder: Path | str) -> Front:
     """Return the front of a finished run; see `load_front` for the errors."""
+    if not isinstance(folder, str | Path):
+        raise SettingError("folder", folder, "must be a run folder's path")
     return load_front(Path(folder))[0]

@@ -22,7 +22,7 @@ def shortfall(front: Front, constraints: Sequence[Constraint]) -> str:
             unit = front.baseline.result.measurements[constraint.metric].unit
             has, excess = (amount(x, unit) for x in constraint.missed_by(point.result, baseline, quality))
             misses.append(f"{constraint.text} by {excess} (it had {has} in the search)")
-    return f"No model keeps all limits. The nearest one, point {point.id}, misses {' and '.join(misses)}."
+    return f"No model that was tried keeps all limits. The nearest, point {point.id}, misses {' and '.join(misses)}."
 
 
 def broken_by(constraint: Constraint, result: Result, baseline: Result, quality: Objective, split: str) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from .errors import SettingError
+
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
@@ -57,3 +59,15 @@ def set_random_state(state: Mapping[str, Any]) -> None:
 @cache
 def _accelerated() -> bool:
     return torch.accelerator.is_available()
+
+
+def check_seed(seed: object) -> None:
+    """Check that a seed is one that Python, numpy and torch all take.
+
+    Raises
+    ------
+    SettingError
+        If it isn't.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise SettingError("seed", seed, "must be a whole number from 0 to 2**32 - 1")

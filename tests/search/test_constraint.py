@@ -88,6 +88,8 @@ def test_the_part_that_is_not_understood_is_shown(text: str, part: str) -> None:
     [
         ("size <= -3 kB", "size is always above 0"),
         ("latency <= 0", "latency is always above 0"),
+        ("accuracy drop <= 0.01 kB", "'kB' is no unit of a drop. Write 'accuracy drop <= 0.01' or"),
+        ("accuracy drop <= 0.5x", "'x' is no unit of a drop"),
         ("size <= 3", "no model has so few bytes. Did you mean 'size <= 3 kB' or 'size <= 3 MB'?"),
         ("size <= 3 B", "no model has so few bytes. E.g. 'size <= 0.1x'"),
         ("size >= 3 MB", "a smaller size is better, so it is limited by <="),
@@ -123,6 +125,24 @@ def test_how_far_a_limit_is_missed() -> None:
     """The value and the excess are in the metric's unit, of a drop those of the drop."""
     assert Constraint.parse("size <= 0.2x").missed_by(SMALL, BASE, QUALITY) == (300, 100)
     assert Constraint.parse("accuracy drop <= 1%").missed_by(SMALL, BASE, QUALITY) == pytest.approx((0.02, 0.01))
+
+
+@pytest.mark.parametrize("examples", [400, 997, 10_000])
+def test_a_model_exactly_at_a_limit_keeps_it(examples: int) -> None:
+    """Whatever the rounding of a difference of two accuracies is, and the racing's range agrees."""
+    fewer = examples // 100
+    limits = [Constraint.parse(f"accuracy drop <= {fewer / examples!r}"), Constraint.parse("size <= 0.3x")]
+    for right in range(examples // 2, examples, 7):
+        base = Result(0, Recipe(), {"accuracy": Measurement(right / examples), "size": Measurement(10.0)})
+        at, below = (
+            Result(1, Recipe(), {"accuracy": Measurement((right - lost) / examples), "size": Measurement(3.0)})
+            for lost in (fewer, fewer + 1)
+        )
+        assert max(violations(limits, at, base, QUALITY)) <= 0
+        assert max(violations(limits, below, base, QUALITY)) > 0
+        low, high = allowed(limits, base, QUALITY)["accuracy"]
+        assert low <= at.value("accuracy") <= high
+        assert below.value("accuracy") < low
 
 
 def test_only_the_quality_can_drop() -> None:

@@ -66,6 +66,7 @@ def test_study_of_another_space_is_refused(task: Task, space: Space, sampler: Pa
         ({"objectives": "accuracy"}, "list"),
         ({"objectives": ("accuracy", "latency")}, "lacks latency"),
         ({"baseline": {}}, "lacks accuracy"),
+        ({"baseline": {"accuracy": "x"}}, "must be a finite number"),
         ({"baseline": {"accuracy": float("nan")}}, "finite"),
         ({"baseline": {"accuracy": 0.9, "size": 209.8}}, "another unit"),
         ({"constraints": ["small"]}, "must read like"),

@@ -44,6 +44,15 @@ def test_a_recipe_that_cant_be_applied_is_an_error_with_the_reason(task: Task, s
     assert measure(Recipe())["size"] > 0
 
 
+@pytest.mark.parametrize("seed", ["x", -1, 1.5, None, True])
+def test_a_wrong_seed_or_file_is_told_before_the_first_trial(task: Task, space: Space, seed: object) -> None:
+    """And not by a library, at the first recipe that draws random numbers."""
+    with pytest.raises(SettingError, match=r"seed = .*: must be a whole number from 0 to"):
+        Measure(task, space, ["size"], seed=seed)  # type: ignore[arg-type] # a mistake
+    with pytest.raises(SettingError, match=r"save = 3: must be a file's path"):
+        Measure(task, space, ["size"])(Recipe(), save=3)  # type: ignore[arg-type] # a mistake
+
+
 def test_threads_take_turns(task: Task, space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
     """A study with several threads loses no trial: models can't be traced in two threads at a time."""
     inside = most = 0
