@@ -43,10 +43,11 @@ from resnet20 import DATA, load
 from rich.table import Table
 from verdict import Bar, arguments, conclude, terminal
 
+from paretopress.search.goals import Goals
 from paretopress.search.pareto import nondominated
 from paretopress.search.profile_sampler import ProfileSampler
 from paretopress.search.profile_store import ProfileStore
-from paretopress.search.proposer import Goals, Proposer
+from paretopress.search.proposer import Proposer
 from paretopress.search.sensitivity import Profile, Profiler
 from paretopress.spaces.recipe import Recipe
 from paretopress.spaces.task import Task

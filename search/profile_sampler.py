@@ -10,8 +10,9 @@ import numpy as np
 
 from ..spaces.recipe import Recipe
 from .constraint import Constraint, allowed
+from .goals import Goals
 from .pareto import COST_SPAN, QUALITY_SPAN
-from .proposer import Goals, Proposer
+from .proposer import Proposer
 from .result import Objective, Result
 from .sampler import Proposal
 from .sensitivity import Profile

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  
 from ..spaces.choices import Genomes
 from .costs import PREDICTED, Fitted
 from .failures import Failures
+from .goals import Goals
 from .imagined import Foretold, Imagined
 from .improvement import Improvement
 from .pareto import nondominated
@@ -51,40 +52,6 @@ _NEAR = 2.0
 _TRIED = 1.1
 #: When all that was weighed is known, so many random recipes are looked at.
 _DRAWN = 100
-
-
-@dataclass(frozen=True)
-class Goals:
-    """What counts.
-
-    Attributes
-    ----------
-    base
-        The original model's costs: objectives and limited metrics, each to be lowered.
-    worst
-        Objective -> the largest cost that counts for the hypervolume.
-    span
-        The largest loss of quality that counts.
-    reach
-        The loss of quality from which on all models are alike.
-    noise
-        Standard error of a measured loss of quality.
-    quality
-        Whether the loss of quality is an objective.
-    limits
-        Metric -> the highest cost that is allowed.
-    lost
-        The highest loss of quality that is allowed.
-    """
-
-    base: Mapping[str, float]
-    worst: Mapping[str, float]
-    span: float
-    reach: float
-    noise: float
-    quality: bool = True
-    limits: Mapping[str, float] = field(default_factory=dict)
-    lost: float = math.inf
 
 
 @dataclass(frozen=True)

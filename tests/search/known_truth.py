@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from paretopress.search.costs import CostModel
 from paretopress.search.effects import Effect, Unit
+from paretopress.search.goals import Goals
 from paretopress.search.pareto import hypervolume
-from paretopress.search.proposer import Goals, Proposer
+from paretopress.search.proposer import Proposer
 from paretopress.search.sensitivity import Profile
 from paretopress.spaces.choices import Choices
 from paretopress.spaces.decision import Decision, Option

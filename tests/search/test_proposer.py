@@ -15,8 +15,9 @@ from known_truth import BITS, PROFILE, SPAN, TRUTH, Genome, Truth, option
 
 from paretopress.search.costs import CostModel
 from paretopress.search.effects import Effect
+from paretopress.search.goals import Goals
 from paretopress.search.pareto import hypervolume
-from paretopress.search.proposer import Goals, Proposer
+from paretopress.search.proposer import Proposer
 from paretopress.search.sensitivity import Profile
 from paretopress.spaces.choices import Choices, Genomes
 from paretopress.spaces.decision import Decision

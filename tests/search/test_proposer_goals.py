@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 from known_truth import PROFILE, SPAN, TRUTH
 
-from paretopress.search.proposer import Goals, Proposer
+from paretopress.search.goals import Goals
+from paretopress.search.proposer import Proposer
 
 
 def test_running_proposals_that_break_a_limit_do_not_count() -> None:
@@ -65,6 +66,16 @@ def test_where_limits_leave_only_what_loses_more_than_counts_the_least_loss_is_s
     kept = [lost for lost, costs in map(TRUTH.of, TRUTH.random(3000)) if costs["size"] <= limits["size"]]
     assert min(kept) > goals.span
     assert min(lost for lost, costs in map(TRUTH.of, found) if costs["size"] <= limits["size"]) < min(kept)
+
+
+def test_where_nothing_is_expected_to_gain_what_is_near_the_front_is_tried() -> None:
+    """A front that can't be beaten isn't left for the largest models, which lose least and count nothing."""
+    proposer = Proposer(PROFILE, TRUTH.goals(), 0)
+    smallest = min(TRUTH.random(3000), key=lambda genome: TRUTH.of(genome)[1]["size"])
+    proposer.tell(smallest, 0.0, TRUTH.of(smallest)[1])
+    found = [proposer.ask() for _ in range(10)]
+    sizes = [TRUTH.of(genome)[1]["size"] for genome in found]
+    assert max(sizes) < 0.5 * TRUTH.base["size"]
 
 
 def test_limit_on_quality_is_sought() -> None:
