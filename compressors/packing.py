@@ -281,6 +281,8 @@ def read_encoding(spec: Spec, parts: list[Part], weight: Tensor) -> Encoding | N
 
 
 def _unpack(spec: Spec, parts: list[Part]) -> Tensor:
+    if not isinstance(spec["shape"], list | tuple):  # an empty text or object would pass for a single number
+        raise ValueError(f"shape: must be a list, not {spec['shape']!r:.40}")
     shape = tuple(_whole("dimension", n, 1, 1 << 40) for n in spec["shape"])
     count = math.prod(shape)
     if count > _element_limit(parts):

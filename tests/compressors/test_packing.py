@@ -235,3 +235,11 @@ def test_a_form_that_could_not_be_read_is_not_written(monkeypatch: pytest.Monkey
     packed = pack_tensor(weight, encoding)
     assert "coder" not in packed[0]
     assert torch.equal(unpack_tensor(*packed), weight)
+
+
+@pytest.mark.parametrize("shape", ["", {}, None, 3])
+def test_a_shape_that_is_no_list_is_refused(shape: object) -> None:
+    """An empty text has no dimensions, and would pass for the shape of a single number."""
+    spec, parts = pack_tensor(torch.tensor([[0.5]]), Encoding())
+    with pytest.raises(ValueError, match="shape: must be a list"):
+        unpack_tensor({**spec, "shape": shape}, parts)
