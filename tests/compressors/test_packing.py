@@ -181,7 +181,7 @@ def change(**entries: Any) -> Callable[[Packed], Packed]:
         (change(shape=[8, 0]), "dimension must be a whole number from 1"),
         (change(shape=[8, -8]), "dimension must be a whole number from 1"),
         (change(shape=[8.0, 8]), "dimension must be a whole number"),
-        (change(shape=None), "malformed"),
+        (change(shape=None), "shape: must be a list, not None"),
         (change(alphabet=1 << 17), "alphabet must be a whole number"),
         (change(alphabet=0), "expected float32"),
         (change(side=9), "side must be a whole number from 0"),
