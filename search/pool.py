@@ -147,7 +147,7 @@ class Pool:
         return prices
 
     def candidates(self, best: Genomes, count: int, random: np.random.Generator) -> Genomes:
-        """Return legal genomes (n, decisions): so many points, and as many changes of the pool and of the best known.
+        """Return legal genomes (n, decisions): so many points, as many changes of these, and of the best known alone.
 
         Parameters
         ----------
@@ -159,7 +159,8 @@ class Pool:
             Draws them.
         """
         chosen = self.genomes[random.permutation(len(self))[:count]]
-        return np.vstack([chosen, self._changed(np.vstack([self.genomes, best]), count, random)])
+        of = [np.vstack([self.genomes, best]), *([best] if len(best) else [])]
+        return np.vstack([chosen, *(self._changed(parents, count, random) for parents in of)])
 
     def _changed(self, parents: Genomes, count: int, random: np.random.Generator) -> Genomes:
         """Return children of random parents: crossed with another now and then, and a few settings moved."""

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtr
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it has no types
 
 from ..spaces.choices import Genomes
@@ -22,6 +21,7 @@ from .failures import Failures
 from .goals import Goals
 from .imagined import Foretold, Imagined
 from .improvement import Improvement
+from .outlook import Outlook
 from .pareto import nondominated
 from .pool import Pool
 from .quick_costs import QuickCosts
@@ -34,13 +34,13 @@ Values = npt.NDArray[np.float64]
 #: were made since.
 _FIRST, _FRESH, _EVERY = 300, 32, 16
 #: Candidates of each kind that are weighed for a proposal, and those of them that are weighed closely.
-_WEIGHED, _CLOSELY = 80, 24
+_WEIGHED, _CLOSELY = 80, 40
 #: Where so many are running, or twice as many, ..., so many proposals in a row, with nothing told in between, come from
 #: the same candidates; at most. What is running matters less for each then, and the driver must keep up.
 _MANY, _IN_A_ROW = 64, 8
 #: Nodes and weights of the three-point Gauss-Hermite rule for a standard normal.
 _NODES, _WEIGHTS = np.array([0.0, -np.sqrt(3.0), np.sqrt(3.0)]), np.array([4.0, 1.0, 1.0]) / 6
-#: Lucks before those of the nodes: as expected, and if all goes well.
+#: Lucks before those of the nodes: as expected, and if all that is unexplained goes well.
 _EXTREMES = 2
 #: Structures around which the knapsack is solved exactly as trials double, one for each of as many proposals.
 _STRUCTURES = 3
@@ -73,8 +73,8 @@ class _Weighed:
 
     genomes: Genomes
     points: Values
-    mean: Values
-    spread: Values
+    lost: Values
+    allowed: Values
     works: Values
     excess: Values
     counts: npt.NDArray[np.bool_]
@@ -125,6 +125,7 @@ class Proposer:
         self._imagined: Imagined | None = None
         self._weighed: _Weighed | None = None  # and not taken, since something was told
         self._row = 0
+        self._best_lost = 0.0  # what loses less counts like that
 
     # --- telling -------------------------------------------------------------------------------------------
 
@@ -234,6 +235,16 @@ class Proposer:
         self._learnt = len(self.told)
         self._foretold.clear()
         self._imagined = None
+        if self.surrogate.luck.known and self._best_lost == 0:
+            self._count_better()
+
+    def _count_better(self) -> None:
+        """From now on, what loses less than the original is better. Before luck is known, luck would pass for merit."""
+        self._best_lost = -math.inf
+        for key, trial in self.told.items():
+            point = self._points(np.array([trial.lost]), trial.costs[None])[0]
+            self.told[key] = replace(trial, point=point)
+        self._enter([t for t in self.told.values() if t.usable], fresh=True)
 
     def _new(self, rows: Genomes) -> Genomes:
         """Return those rows (n, decisions) that are neither known nor running, each once."""
@@ -250,34 +261,33 @@ class Proposer:
 
     def _weigh(self, candidates: Genomes) -> _Weighed:
         """Return the candidates that may have the largest expected gain of hypervolume within the limits."""
-        costs, logit = self._costs(candidates), self.surrogate.expected(candidates)
+        costs, outlook = self._costs(candidates), self.surrogate.expect(candidates)
         above, refused = self._excess(costs), self._refused(candidates)
         excess = self._too_far(above)
-        misfit = self.surrogate.misfit
         beside, beside_lucky, *_ = self._beside_running()
-        points = self._points(self.surrogate.lost(logit), costs)
+        lost = outlook.at(0.0)
+        points = self._points(lost, costs)
         gain = beside.of(points)
         # What is expected to gain nothing may still gain by chance: optimism decides who is looked at closely.
-        gain += beside_lucky.of(self._points(self.surrogate.lost(logit - misfit), costs))
+        gain += beside_lucky.of(self._points(outlook.lucky(), costs))
         works = self.failures.chance(candidates)
-        gain = self._within_loss(gain, logit, misfit) * works
-        order = np.lexsort((self._behind(points, logit), -gain, excess, refused))[:_CLOSELY]
-        mean, spread = self.surrogate.predict(candidates[order])
-        points = self._foreseen(costs[order], mean, spread)
+        gain = self._within_loss(gain, self._allowed(outlook)) * works
+        order = np.lexsort((self._behind(points, lost), -gain, excess, refused))[:_CLOSELY]
+        outlook = self.surrogate.predict(candidates[order])
+        points, allowed = self._foreseen(costs[order], outlook), self._allowed(outlook)
         counts = (above == 0) & ~refused
-        return _Weighed(
-            candidates[order], points, mean, spread, works[order], excess[order], counts[order], refused[order]
-        )
+        rest = works[order], excess[order], counts[order], refused[order]
+        return _Weighed(candidates[order], points, outlook.at(0.0), allowed, *rest)
 
     def _take(self, among: _Weighed) -> npt.NDArray[np.int64]:
         """Return the genome with the largest expected gain, beside all that is running now; it is weighed no more."""
         expected = np.zeros(len(among.genomes))
         for luck, (weight, front) in enumerate(zip(_WEIGHTS, self._beside_running()[_EXTREMES:]), _EXTREMES):
             expected += weight * front.of(among.points[:, luck])
-        expected = self._within_loss(expected, among.mean, among.spread) * among.works
+        expected = self._within_loss(expected, among.allowed) * among.works
         expected = np.where(among.excess > 0, -among.excess, expected)
         expected = np.where(among.refused, -np.inf, expected)
-        best = int(np.lexsort((self._behind(among.points[:, 0], among.mean), -expected))[0])
+        best = int(np.lexsort((self._behind(among.points[:, 0], among.lost), -expected))[0])
         genome: npt.NDArray[np.int64] = among.genomes[best]
         self._foretold[genome.tobytes()] = Foretold(among.points[best], bool(among.counts[best]))
         self._weighed, self._row = among.without(best), self._row + 1
@@ -299,14 +309,14 @@ class Proposer:
         rows = np.stack(genomes)
         costs = self._costs(rows)
         counts = (self._excess(costs) == 0) & ~self._refused(rows)
-        points = self._foreseen(costs, *self.surrogate.predict(rows))
+        points = self._foreseen(costs, self.surrogate.predict(rows))
         for genome, row, counted in zip(genomes, points, counts.tolist()):
             self._foretold[genome.tobytes()] = Foretold(row, bool(counted))
 
-    def _foreseen(self, costs: Values, mean: Values, spread: Values) -> Values:
+    def _foreseen(self, costs: Values, outlook: Outlook) -> Values:
         """Return (n, lucks, objectives): as expected, if all goes well, and at each node."""
-        logits = (mean, mean - self.surrogate.misfit, *(mean + node * spread for node in _NODES))
-        return np.stack([self._points(self.surrogate.lost(logit), costs) for logit in logits], 1)
+        losses = (outlook.at(0.0), outlook.lucky(), *(outlook.at(node) for node in _NODES))
+        return np.stack([self._points(lost, costs) for lost in losses], 1)
 
     def _improvement(self, front: Values) -> Improvement:
         return Improvement(front, np.ones(len(self._reference)))
@@ -316,14 +326,14 @@ class Proposer:
         above: Values = np.maximum(costs / self._limits - 1 - _MARGIN, 0.0).sum(1)
         return above
 
-    def _behind(self, points: Values, logit: Values) -> Values:
+    def _behind(self, points: Values, lost: Values) -> Values:
         """Return (n,) how far points (n, objectives) are from gaining anything, for where none does: how much less each
         would have to be in all objectives. Where nothing counts yet, as limits leave only what loses more than counts,
         it is the loss.
         """
         front = self._reached.inside
         if not len(front):
-            return logit
+            return lost
         behind: Values = (points[:, None] - front).max(2).min(1)
         return behind
 
@@ -339,12 +349,14 @@ class Proposer:
         refused: npt.NDArray[np.bool_] = self.surrogate.impossible[genomes + self.costs.offsets].any(1)
         return refused
 
-    def _within_loss(self, gain: Values, logit: Values, spread: Values | float) -> Values:
-        """Return gains times the chance to lose no more quality than allowed; with no front yet, the chance itself."""
-        if not math.isfinite(self.goals.lost):
-            return gain
-        allowed: Values = ndtr((self.surrogate.logit(np.array([self.goals.lost]))[0] - logit) / spread)
-        return gain * allowed if len(self._front) else allowed + 1e-6 * gain
+    def _allowed(self, outlook: Outlook) -> Values:
+        """Return the chances (n,) to lose no more quality than allowed."""
+        limited = math.isfinite(self.goals.lost)
+        return outlook.chance(self.goals.lost) if limited else np.ones(len(outlook.logit))
+
+    def _within_loss(self, gain: Values, allowed: Values) -> Values:
+        """Return gains times the chance to be allowed; with no front yet, the chance itself."""
+        return gain * allowed if len(self._front) or not math.isfinite(self.goals.lost) else allowed + 1e-6 * gain
 
     def _costs(self, genomes: Genomes) -> Values:
         """Return predicted costs (n, metrics)."""
@@ -367,7 +379,7 @@ class Proposer:
         return self.fitted.floors(self.costs.predict(genome[None]))
 
     def _points(self, lost: Values, costs: Values) -> Values:
-        """Return objectives (n, objectives) as shares of the largest that count; a better quality is no loss."""
-        quality = np.maximum(lost, 0.0)[:, None] if self.goals.quality else np.zeros((len(lost), 0))
+        """Return objectives (n, objectives) as shares of the largest that count; below 0 it beats the original."""
+        quality = np.maximum(lost, self._best_lost)[:, None] if self.goals.quality else np.zeros((len(lost), 0))
         points: Values = np.hstack([quality, costs[:, self._places]]) / self._reference
         return points

@@ -5,7 +5,7 @@ site, its technique, its setting and the size of its change. Training gives a fa
 falls with the total along a curve whose place and slope are learnt too. In logarithms all this is close to linear, so
 that a few Gauss-Newton steps of Bayesian regression from the previous answer are enough after each trial (Bishop,
 "Pattern Recognition and Machine Learning", 2006, chapter 3), and say how sure a prediction is. Without any trial it
-predicts what the profile does.
+predicts what the profile does. What it can't explain is luck, which similar recipes share (`luck.py`).
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.special import expit
 
 from ..spaces.choices import Genomes
 from ..spaces.stage import Stage
 from .effects import Effect
+from .loss_scale import LossScale
+from .luck import Luck
+from .outlook import Outlook
 from .sensitivity import Profile
 
 Values = npt.NDArray[np.float64]
+Effects = tuple[Values, Values, Values, Values]
 
 #: Standard deviations of the prior, in natural logarithms of damage: of sites, techniques, settings, changes, and of
 #: what training gives back on its own and for a technique, and of the harm it does.
@@ -35,6 +38,8 @@ _TRAINED, _LONGEST, _HARMED = 0.7, 0.5, 0.02
 _PLACE, _PLACE_SD, _SLOPE, _SLOPE_SD = -0.5, 1.5, 1.0, 0.25
 #: Standard deviation of what the model can't explain, at the start and at least.
 _MISFIT, _LEAST_MISFIT = 0.5, 0.1
+#: And of what luck does to quality, at least, as a share of the loss that makes a model useless.
+_LEAST_LUCK = 1e-4
 #: Trials that the regression looks at: the latest best ones say most.
 LOOKED_AT = 400
 _STEPS = 2
@@ -85,7 +90,7 @@ class Surrogate:
     """
 
     def __init__(self, profile: Profile, span: float, noise: float) -> None:
-        self.span, self.noise = span, max(noise, 1e-6 * span)
+        self.scale = LossScale(span, max(noise, 1e-6 * span))
         self.damage = np.concatenate(profile.damage)
         finite = self.damage[np.isfinite(self.damage) & (self.damage > 0)]
         typical = float(np.median(finite)) if len(finite) else 1.0
@@ -110,7 +115,7 @@ class Surrogate:
         self.prior_mean = self.mean.copy()
         self.variance = np.square(spread)  # of the prior
         self.covariance = np.diag(self.variance)
-        self.misfit = _MISFIT
+        self.misfit, self.luck = _MISFIT, Luck(_LEAST_LUCK * span)
         self._known: tuple[Values, tuple[Values, Values, Values, Values]] | None = None
 
     def _features(self, profile: Profile) -> None:
@@ -194,7 +199,7 @@ class Surrogate:
             self._known = self.mean, parts
         return self._known[1]
 
-    def _effect(self, genomes: Genomes) -> tuple[Values, Values, Values, Values]:
+    def _effect(self, genomes: Genomes) -> Effects:
         """Return what each decision of each genome does (n, decisions), its sum (n,), what of it training leaves (n,),
         and the harm training does (n,).
         """
@@ -210,9 +215,9 @@ class Surrogate:
         harm = trained * np.exp(loss[training].sum(1))
         return own, total, left, harm
 
-    def _rows(self, genomes: Genomes) -> tuple[Values, Values]:
-        """Return predicted logits (n,) and their derivatives (n, parameters)."""
-        own, total, left, harm = self._effect(genomes)
+    def _rows(self, genomes: Genomes, effect: Effects | None = None) -> tuple[Values, Values]:
+        """Return predicted logits (n,) and their derivatives (n, parameters), from what `_effect` returned."""
+        own, total, left, harm = effect or self._effect(genomes)
         taken = genomes + self.offsets
         log = np.log(left + harm)
         weight = (left / (left + harm))[:, None]
@@ -245,32 +250,35 @@ class Surrogate:
         best: npt.NDArray[np.int64] = left.argmin(1)
         return best
 
-    def logit(self, lost: Values) -> Values:
-        """Return the logit of losses of quality, as shares of what counts."""
-        inside = np.clip(lost, -self.noise / 2, self.span)
-        return np.log((inside + self.noise) / (self.span + self.noise - inside))
-
-    def _error(self, lost: Values) -> Values:
-        """Return the standard error of a logit from noise."""
-        inside = np.clip(lost, -self.noise / 2, self.span)
-        return self.noise * (self.span + 2 * self.noise) / ((inside + self.noise) * (self.span + self.noise - inside))
-
-    def lost(self, logit: Values) -> Values:
-        """Return the loss of quality that belongs to a logit."""
-        share: Values = expit(logit)
-        return share * (self.span + 2 * self.noise) - self.noise
-
-    def expected(self, genomes: Genomes) -> Values:
-        """Return the mean (n,) of the logit of the quality that genomes (n, decisions) lose."""
-        _, _, left, harm = self._effect(genomes)
+    def expect(self, genomes: Genomes) -> Outlook:
+        """Return what is expected of genomes (n, decisions), as if all that is explained were sure: this is quick."""
+        own, total, left, harm = self._effect(genomes)
         logit: Values = self.mean[0] + self.mean[1] * np.log(left + harm)
-        return logit
+        settings = self._settings(genomes, own, total)
+        return self._outlook(logit, np.zeros(len(logit)), *self.luck.expect(settings, total, self._misfit(logit)))
 
-    def predict(self, genomes: Genomes) -> tuple[Values, Values]:
-        """Return mean and standard deviation (n,) of the logit of the quality that genomes (n, decisions) lose."""
-        mean, derivatives = self._rows(genomes)
-        variance = ((derivatives @ self.covariance) * derivatives).sum(1)
-        return mean, np.sqrt(variance + self.misfit**2)
+    def predict(self, genomes: Genomes) -> Outlook:
+        """Return what is believed of genomes (n, decisions)."""
+        effect = self._effect(genomes)
+        own, total, *_ = effect
+        logit, derivatives = self._rows(genomes, effect)
+        spread = np.sqrt(((derivatives @ self.covariance) * derivatives).sum(1))
+        settings = self._settings(genomes, own, total)
+        return self._outlook(logit, spread, *self.luck.predict(settings, total, self._misfit(logit)))
+
+    def _misfit(self, logit: Values) -> Values:
+        """Return the standard deviation (n,) of the loss that misfit is at a logit."""
+        return self.misfit / self.scale.steepness(self.scale.lost(logit))
+
+    def _outlook(self, logit: Values, spread: Values, shift: Values, luck: Values) -> Outlook:
+        return Outlook(self.scale, logit, spread, 0.0 if self.luck.known else self.misfit, shift, luck)
+
+    def _settings(self, genomes: Genomes, own: Values, total: Values) -> sparse.csr_matrix:
+        """Return (n, all settings): of those that a genome has, the root of their share of its damage."""
+        ends = np.arange(len(genomes) + 1) * genomes.shape[1]
+        shares = np.sqrt(own / total[:, None]).reshape(-1)
+        taken = (genomes + self.offsets).reshape(-1)
+        return sparse.csr_matrix((shares, taken, ends), shape=(len(genomes), len(self.damage)))
 
     # --- learning ------------------------------------------------------------------------------------------
 
@@ -284,7 +292,7 @@ class Surrogate:
         lost
             (n,) what each lost of quality.
         """
-        target, error = self.logit(lost), self._error(lost)
+        target, error = self.scale.logit(lost), self.scale.noise * self.scale.steepness(lost)
         for _ in range(_STEPS):
             logits, derivatives = self._rows(genomes)
             weight = 1 / (error**2 + self.misfit**2)
@@ -302,6 +310,9 @@ class Surrogate:
             seen = error < np.quantile(error, 0.8)  # where noise doesn't hide the misfit
             excess = float(np.median(np.abs(left_out[seen]))) * 1.4826 if seen.any() else _MISFIT
             self.misfit = float(np.clip(excess, _LEAST_MISFIT, 2 * _MISFIT))
+            own, total, *_ = self._effect(genomes)
+            left_over = np.clip(lost, -self.scale.span, self.scale.span) - self.scale.damaged(logits)
+            self.luck.learn(self._settings(genomes, own, total), total, self._misfit(logits), left_over)
 
     def _posterior(self, derivatives: Values, weight: Values) -> Values:
         """Return the covariance (parameters, parameters) after trials, given derivatives and weights of each."""

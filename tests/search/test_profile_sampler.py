@@ -227,9 +227,9 @@ def test_limit_on_a_quality_that_is_better_when_smaller() -> None:
 
 
 def test_quality_that_is_better_when_smaller_is_lowered() -> None:
-    """With a loss as the quality, small models of low loss are found."""
+    """With a loss as the quality, small models are found within the tenth that counts."""
     results = run(sampler(LOSS, SIZE, quality=LOSS))
-    assert any(r.value("size") < 0.25 * BASELINE.value("size") and r.value("loss") < 0.35 for r in results)
+    assert any(r.value("size") < 0.3 * BASELINE.value("size") and r.value("loss") < 0.11 for r in results)
 
 
 def test_cost_that_is_better_when_larger_is_raised() -> None:

@@ -222,3 +222,17 @@ def test_small_space_is_exhausted_and_then_repeated() -> None:
         proposer.tell(np.array([found[-1]]), 0.01 * found[-1], {"size": 5e4 - 100 * number})
     assert sorted(found[:6]) == list(range(6))
     assert set(found[6:]) <= set(range(6))
+
+
+def test_better_than_the_original_counts_once_luck_is_known() -> None:
+    """A model that beats the original is no better than it in the first trials, of which the best are the luckiest;
+    then it is, and what was tried before is seen with other eyes.
+    """
+    proposer = Proposer(PROFILE, TRUTH.goals(), 0)
+    for lost in (0.02, -0.03, 0.01):
+        proposer.tell(proposer.ask(), lost, {"size": 0.5 * TRUTH.base["size"]})
+    assert proposer._front[:, 0].tolist() == [0.0]
+    for _ in range(4):
+        proposer.tell(proposer.ask(), 0.1, {"size": 0.5 * TRUTH.base["size"]})
+    proposer.ask()
+    assert proposer._front[:, 0].tolist() == pytest.approx([-0.03 / SPAN])

@@ -107,12 +107,14 @@ def test_without_trials_more_damage_is_a_greater_loss(seed: int) -> None:
     rows = world.genomes(50)
     total = world.costs.hot(rows) @ world.damages
     order = total.argsort(kind="stable")
-    expected = world.surrogate().expected(rows)
+    expected = world.surrogate().expect(rows).logit
     assert (np.diff(expected[order]) >= 0).all()
     assert (np.diff(expected[order])[np.diff(total[order]) > 1e-9] > 0).all()
-    mean, deviation = world.surrogate().predict(rows)
-    assert np.allclose(mean, expected)
-    assert (deviation > 0).all()
+    outlook = world.surrogate().predict(rows)
+    assert np.allclose(outlook.logit, expected)
+    assert (outlook.at(-1.0) <= outlook.at(0.0)).all()
+    assert (outlook.at(0.0) <= outlook.at(1.0)).all()
+    assert (outlook.at(0.0) < outlook.at(1.0)).any()
 
 
 def test_training_is_expected_to_give_something_back() -> None:
@@ -124,18 +126,8 @@ def test_training_is_expected_to_give_something_back() -> None:
         0,
         *(1 + next(k for k, s in enumerate(settings_of) if dict(s.params)["steps"] == n) for n in (0, 100, 300)),
     ]
-    expected = world.surrogate().expected(rows)
+    expected = world.surrogate().expect(rows).logit
     assert (np.diff(expected) < 0).all()
-
-
-def test_losses_and_logits_are_inverse() -> None:
-    """A loss within what counts survives the way to a logit and back, and the logit grows with it."""
-    surrogate = World().surrogate()
-    losses = np.linspace(0, SPAN, 50)
-    assert surrogate.lost(surrogate.logit(losses)) == pytest.approx(losses)
-    assert (np.diff(surrogate.logit(losses)) > 0).all()
-    assert surrogate.logit(np.array([np.inf, 9.0])) == pytest.approx(surrogate.logit(np.array([SPAN, SPAN])))
-    assert np.isfinite(surrogate.lost(np.array([-1e4, 1e4]))).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -147,12 +139,12 @@ def test_factor_of_a_site_is_learnt(seed: int) -> None:
     factors = by_site(world, 1.2)
     surrogate, new = world.surrogate(), world.genomes(300)
     truth = world.lost(new, factors, plain(world))
-    before = spearmanr(surrogate.expected(new), truth).statistic
+    before = spearmanr(surrogate.expect(new).logit, truth).statistic
     tried = world.genomes(80)
     for count in (20, 40, 60, 80):
         lost = world.lost(tried[:count], factors, plain(world))
         surrogate.learn(tried[:count], lost)
-    after = spearmanr(surrogate.expected(new), truth).statistic
+    after = spearmanr(surrogate.expect(new).logit, truth).statistic
     assert after > before + 0.3 * (1 - before)
     known = world.damages > 0
     learnt = np.log(surrogate.damages()[known] / world.damages[known])
@@ -168,15 +160,15 @@ def test_gain_of_training_is_learnt(seed: int) -> None:
         gains[world.costs.offsets[-1] + number] = 2.5 if dict(setting.params)["rate"] == 0.01 else -2.0
     surrogate, new = world.surrogate(), world.genomes(300, training=True)
     truth = world.lost(new, 1 + plain(world), gains)
-    before = spearmanr(surrogate.expected(new), truth).statistic
+    before = spearmanr(surrogate.expect(new).logit, truth).statistic
     tried = world.genomes(60, training=True)
     for _ in range(3):
         surrogate.learn(tried, world.lost(tried, 1 + plain(world), gains))
-    assert spearmanr(surrogate.expected(new), truth).statistic > before + 0.5 * (1 - before)
+    assert spearmanr(surrogate.expect(new).logit, truth).statistic > before + 0.5 * (1 - before)
     rows = np.full((2, len(world.choices)), 5)
     rates = [dict(s.params)["rate"] for s in world.choices.settings[-1]]
     rows[:, -1] = 1 + rates.index(0.01), 1 + rates.index(0.1)
-    good, bad = surrogate.expected(rows)
+    good, bad = surrogate.expect(rows).logit
     assert good < bad - 1
 
 
@@ -192,10 +184,9 @@ def test_misfit_grows_with_what_cannot_be_explained(seed: int) -> None:
             surrogate.learn(tried, world.lost(tried, factors, plain(world), noise))
         misfits.append(surrogate.misfit)
         new = world.genomes(200)
-        mean, deviation = surrogate.predict(new)
-        target = surrogate.logit(world.lost(new, factors, plain(world), noise))
+        outlook, lost = surrogate.predict(new), world.lost(new, factors, plain(world), noise)
         if noise < 1:
-            assert (np.abs(target - mean) < 2.5 * deviation).mean() > 0.8
+            assert ((outlook.at(-2.5) < lost) & (lost < outlook.at(2.5))).mean() > 0.8
     assert misfits[0] < misfits[1] < misfits[2]
 
 
@@ -203,11 +194,13 @@ def test_prediction_is_surer_after_trials() -> None:
     """What was tried is known better than before."""
     world = World(1)
     surrogate, tried = world.surrogate(), world.genomes(60)
-    _, before = surrogate.predict(tried)
+    before = surrogate.predict(tried).spread
     for _ in range(3):
         surrogate.learn(tried, world.lost(tried, 1 + plain(world), plain(world)))
-    _, after = surrogate.predict(tried)
-    assert (after < before).all()
+    after = surrogate.predict(tried)
+    assert (after.spread < before).all()
+    some = tried.any(1)
+    assert (after.luck < surrogate.expect(tried).luck)[some].all()
 
 
 EXTREMES = {
@@ -228,11 +221,11 @@ def test_extremes_never_give_nonsense(trials: int, outcome: str, world: tuple[fl
     new = place.genomes(30, training=True)
     for _ in range(10):
         surrogate.learn(tried, EXTREMES[outcome](tried))
-        mean, deviation = surrogate.predict(new)
-        assert np.isfinite(mean).all()
-        assert np.isfinite(deviation).all()
-        assert (deviation > 0).all()
-        assert np.isfinite(surrogate.lost(mean)).all()
+        outlook = surrogate.predict(new)
+        for losses in (outlook.at(0.0), outlook.at(1.7), outlook.lucky(), surrogate.expect(new).at(0.0)):
+            assert np.isfinite(losses).all()
+        assert (outlook.at(1.0) >= outlook.at(-1.0)).all()
+        assert ((outlook.chance(0.01) >= 0) & (outlook.chance(0.01) <= 1)).all()
         assert np.isfinite(surrogate.damages()).all()
 
 
@@ -264,4 +257,4 @@ def test_derivatives_are_those_of_the_prediction() -> None:
     start, (before, derivatives) = surrogate.mean, surrogate._rows(rows)
     for k in range(len(start)):
         surrogate.mean = start + 1e-6 * (np.arange(len(start)) == k)
-        assert (surrogate.expected(rows) - before) / 1e-6 == pytest.approx(derivatives[:, k], abs=1e-4)
+        assert (surrogate.expect(rows).logit - before) / 1e-6 == pytest.approx(derivatives[:, k], abs=1e-4)
