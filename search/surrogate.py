@@ -267,8 +267,9 @@ class Surrogate:
         return self._outlook(logit, spread, *self.luck.predict(settings, total, self._misfit(logit)))
 
     def _misfit(self, logit: Values) -> Values:
-        """Return the standard deviation (n,) of the loss that misfit is at a logit."""
-        return self.misfit / self.scale.steepness(self.scale.lost(logit))
+        """Return the standard deviation (n,) of the loss that misfit is: a share of the damage, up to what counts."""
+        damaged = self.scale.damaged(logit)
+        return self.misfit * damaged * (1 - damaged / (self.scale.span + self.scale.noise))
 
     def _outlook(self, logit: Values, spread: Values, shift: Values, luck: Values) -> Outlook:
         return Outlook(self.scale, logit, spread, 0.0 if self.luck.known else self.misfit, shift, luck)
