@@ -267,7 +267,7 @@ def pick(
     )  # fmt: skip
     own = needs_class(locate(chosen.path).read_bytes()) if chosen.path is not None else ""
     _out.print(point_table(chosen, front))
-    for flag in chosen.flags:
+    for flag in (*front.notes[: 0 if front.feasible else 1], *chosen.flags):
         _out.print(f"! {flag}", style="yellow", soft_wrap=True)
     _out.print(f"model: {chosen.path}", soft_wrap=True)
     more = ", model=MODEL), with the original model: it needs its class" if own else ")"

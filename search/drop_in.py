@@ -149,6 +149,8 @@ class ParetoSampler(BaseSampler):
             raise SettingError("profile", profile.choices.space, f"is not of {space}", "Profile this space.")
         if isinstance(objectives, str) or not objectives or len(set(objectives)) != len(objectives):
             raise SettingError("objectives", objectives, "must be a list of different names", "E.g. accuracy and size.")
+        if quality in evaluators():
+            raise SettingError("quality", quality, "is the name of a cost", "Name the task's own metric: 'accuracy'.")
         if seed is not None:
             check_seed(seed)
         if not isinstance(constraints, list | tuple):
@@ -160,6 +162,8 @@ class ParetoSampler(BaseSampler):
         self.metrics = tuple(dict.fromkeys([quality, *objectives, *(c.metric for c in self.constraints)]))
         self._costs = CostModel(profile)
         self.baseline = self._checked(baseline)
+        # Which side of the task's own metric is the good one, the study will say.
+        check_constraints([c for c in self.constraints if c.metric != quality], Objective(quality, "maximize", True))
         self._seed = random.SystemRandom().randrange(2**32) if seed is None else seed
         self._distributions = {n: d for n, d in distributions(space).items() if not d.single()}
         self._others = RandomSampler(self._seed)
@@ -185,7 +189,7 @@ class ParetoSampler(BaseSampler):
             if not math.isfinite(value):
                 raise SettingError(f"baseline of {name}", known[name], "must be a finite number")
             if name in predicted and not 1 / _ANOTHER_UNIT < value / predicted[name] < _ANOTHER_UNIT:
-                rule = f"is not the profile's {predicted[name]:.0f}: is it in another unit?"
+                rule = f"is far from the profile's {predicted[name]:.0f}, so it may be in another unit"
                 raise SettingError(f"baseline of {name}", value, rule, "Leave it out, and return values in that unit.")
         return {name: float(known[name]) for name in self.metrics}
 

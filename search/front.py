@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..evaluators.base import Measurement
 from ..spaces.errors import RunError, SettingError, nearest
+from ..spaces.metric import ACCURACY
 from ..spaces.recipe import Recipe
 from .amounts import amount
 from .artifact import load
@@ -268,8 +269,12 @@ class Front:
             raise SettingError("minimise", minimise, "must be a metric's name", "E.g. 'size'.")
         points = list(self.points)
         if max_accuracy_drop is not None:
-            if not isinstance(max_accuracy_drop, int | float) or not math.isfinite(max_accuracy_drop):
-                raise SettingError("max_accuracy_drop", max_accuracy_drop, "must be a finite number")
+            wrong = isinstance(max_accuracy_drop, bool) or not isinstance(max_accuracy_drop, int | float)
+            if wrong or not math.isfinite(max_accuracy_drop):
+                raise SettingError("max_accuracy_drop", max_accuracy_drop, "must be a finite number", "E.g. 0.01.")
+            if self.quality.name == ACCURACY.name and abs(max_accuracy_drop) > 1:
+                advice = f"Did you mean {max_accuracy_drop / 100:g}, which is {max_accuracy_drop:g} points?"
+                raise SettingError("max_accuracy_drop", max_accuracy_drop, "is more than an accuracy can be", advice)
             points = [p for p in points if self.drop(p) <= max_accuracy_drop + 1e-12]
         if not points and self.points:
             nearest_point = min(self.points, key=self.drop)

@@ -90,7 +90,7 @@ class Recipe:
     Raises
     ------
     SettingError
-        If a site gets the same technique twice.
+        If something is no step, or a site gets the same technique twice.
     """
 
     steps: tuple[Step, ...] = ()
@@ -98,7 +98,11 @@ class Recipe:
     def __post_init__(self) -> None:
         try:
             steps = [_canonical(s, tuple([type(value) for _, value in s.params])) for s in self.steps]
-        except (TypeError, ValueError):  # parameters that are no pairs, or no scalars, which is told there
+        except (TypeError, ValueError, AttributeError):  # told below: no steps, no pairs, no scalars
+            for step in self.steps:
+                if not isinstance(step, Step):
+                    advice = "Write Recipe.of([Step.of(site, technique, bits=4), ...])."
+                    raise SettingError("recipe", step, "is no step", advice) from None
             steps = [Step.of(s.site, s.technique, **s.options) for s in self.steps]
         steps.sort(key=_PLACE)
         for first, second in pairwise(steps):

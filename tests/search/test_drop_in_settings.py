@@ -71,6 +71,8 @@ def test_study_of_another_space_is_refused(task: Task, space: Space, sampler: Pa
         ({"baseline": {"accuracy": 0.9, "size": 209.8}}, "another unit"),
         ({"constraints": ["small"]}, "must read like"),
         ({"constraints": ["memory <= 3"]}, "lacks memory"),
+        ({"constraints": ["size drop <= 1%"]}, "only accuracy can drop"),
+        ({"quality": "size", "objectives": ("size",)}, "name of a cost"),
         ({"baseline": None}, "baseline = None: must be a Mapping. Write Measure"),
         ({"profile": None}, "profile = None: must be a Profile. Write profile"),
         ({"objectives": ("mse", "size"), "baseline": {"mse": 1.0}}, "write quality='mse'"),

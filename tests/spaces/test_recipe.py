@@ -59,6 +59,13 @@ def test_parameter_may_be_named_like_an_argument() -> None:
     assert Step.of("a", "t", site=1, technique="x").options == {"site": 1, "technique": "x"}
 
 
+def test_what_is_no_step_is_named() -> None:
+    """A recipe from a technique's name, or from a step's parameters, is a mistake with advice."""
+    for wrong in ("integer", [{"bits": 4}]):
+        with pytest.raises(SettingError, match=r"is no step\. Write Recipe"):
+            Recipe.of(wrong)  # type: ignore[arg-type]  # that is the mistake
+
+
 @pytest.mark.parametrize("values", [(1, 2), (1, "one"), (1, 1)])
 def test_same_technique_twice_at_a_site_is_refused(values: tuple[object, object]) -> None:
     """A doubled step is an error with advice, whatever types its parameters have."""
