@@ -34,7 +34,7 @@ Values = npt.NDArray[np.float64]
 #: were made since.
 _FIRST, _FRESH, _EVERY = 300, 32, 16
 #: Candidates of each kind that are weighed for a proposal, and those of them that are weighed closely.
-_WEIGHED, _CLOSELY = 80, 40
+_WEIGHED, _CLOSELY = 160, 80
 #: Where so many are running, or twice as many, ..., so many proposals in a row, with nothing told in between, come from
 #: the same candidates; at most. What is running matters less for each then, and the driver must keep up.
 _MANY, _IN_A_ROW = 64, 8

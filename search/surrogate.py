@@ -21,7 +21,7 @@ from ..spaces.choices import Genomes
 from ..spaces.stage import Stage
 from .effects import Effect
 from .loss_scale import LossScale
-from .luck import Luck
+from .luck import Coordinates, Luck
 from .outlook import Outlook
 from .sensitivity import Profile
 
@@ -31,15 +31,17 @@ Effects = tuple[Values, Values, Values, Values]
 #: Standard deviations of the prior, in natural logarithms of damage: of sites, techniques, settings, changes, and of
 #: what training gives back on its own and for a technique, and of the harm it does.
 _SITE, _TECHNIQUE, _SETTING, _CHANGE = 0.9, 0.5, 0.6, 1.0
-_GAIN, _GIVEN_BACK, _HARM, _HARM_SETTING = 0.9, 0.7, 1.5, 0.7
+_GAIN, _GAIN_SETTING, _GIVEN_BACK, _HARM, _HARM_SETTING = 0.7, 0.3, 0.4, 1.0, 0.5
 #: What training is expected to give back before any was seen: damage falls to exp(-gain); and the harm it does.
 _TRAINED, _LONGEST, _HARMED = 0.7, 0.5, 0.02
 #: Where and how steeply quality falls: mean and standard deviation of intercept and slope.
-_PLACE, _PLACE_SD, _SLOPE, _SLOPE_SD = -0.5, 1.5, 1.0, 0.25
+_PLACE, _PLACE_SD, _SLOPE, _SLOPE_SD = -0.5, 1.5, 1.3, 0.3
 #: Standard deviation of what the model can't explain, at the start and at least.
 _MISFIT, _LEAST_MISFIT = 0.5, 0.1
 #: And of what luck does to quality, at least, as a share of the loss that makes a model useless.
 _LEAST_LUCK = 1e-4
+#: Of luck, the part that comes from training, where it may be had.
+_OF_TRAINING = 0.2
 #: Trials that the regression looks at: the latest best ones say most.
 LOOKED_AT = 400
 _STEPS = 2
@@ -108,7 +110,7 @@ class Surrogate:
             [
                 [_PLACE_SD, _SLOPE_SD, *self._spread],
                 np.full(width[1], _GIVEN_BACK),
-                np.full(width[2], _GAIN),
+                np.where(np.arange(width[2]) == 0, _GAIN, _GAIN_SETTING),
                 np.where(np.arange(width[2]) == 0, _HARM, _HARM_SETTING),
             ]
         )
@@ -116,6 +118,7 @@ class Surrogate:
         self.variance = np.square(spread)  # of the prior
         self.covariance = np.diag(self.variance)
         self.misfit, self.luck = _MISFIT, Luck(_LEAST_LUCK * span)
+        self._coordinates = Coordinates(len(self.damage))
         self._known: tuple[Values, tuple[Values, Values, Values, Values]] | None = None
 
     def _features(self, profile: Profile) -> None:
@@ -254,8 +257,8 @@ class Surrogate:
         """Return what is expected of genomes (n, decisions), as if all that is explained were sure: this is quick."""
         own, total, left, harm = self._effect(genomes)
         logit: Values = self.mean[0] + self.mean[1] * np.log(left + harm)
-        settings = self._settings(genomes, own, total)
-        return self._outlook(logit, np.zeros(len(logit)), *self.luck.expect(settings, total, self._misfit(logit)))
+        recipes = self._recipes(genomes, own, total)
+        return self._outlook(logit, np.zeros(len(logit)), *self.luck.expect(recipes, total, self._misfit(logit)))
 
     def predict(self, genomes: Genomes) -> Outlook:
         """Return what is believed of genomes (n, decisions)."""
@@ -263,8 +266,8 @@ class Surrogate:
         own, total, *_ = effect
         logit, derivatives = self._rows(genomes, effect)
         spread = np.sqrt(((derivatives @ self.covariance) * derivatives).sum(1))
-        settings = self._settings(genomes, own, total)
-        return self._outlook(logit, spread, *self.luck.predict(settings, total, self._misfit(logit)))
+        recipes = self._recipes(genomes, own, total)
+        return self._outlook(logit, spread, *self.luck.predict(recipes, total, self._misfit(logit)))
 
     def _misfit(self, logit: Values) -> Values:
         """Return the standard deviation (n,) of the loss that misfit is: a share of the damage, up to what counts."""
@@ -274,12 +277,13 @@ class Surrogate:
     def _outlook(self, logit: Values, spread: Values, shift: Values, luck: Values) -> Outlook:
         return Outlook(self.scale, logit, spread, 0.0 if self.luck.known else self.misfit, shift, luck)
 
-    def _settings(self, genomes: Genomes, own: Values, total: Values) -> sparse.csr_matrix:
-        """Return (n, all settings): of those that a genome has, the root of their share of its damage."""
-        ends = np.arange(len(genomes) + 1) * genomes.shape[1]
-        shares = np.sqrt(own / total[:, None]).reshape(-1)
-        taken = (genomes + self.offsets).reshape(-1)
-        return sparse.csr_matrix((shares, taken, ends), shape=(len(genomes), len(self.damage)))
+    def _recipes(self, genomes: Genomes, own: Values, total: Values) -> Values:
+        """Return (n, coordinates) of genomes, given the damage that each decision does and all together."""
+        shares = own / total[:, None]
+        if self._training:
+            shares *= 1 - _OF_TRAINING
+            shares[:, self._training] = _OF_TRAINING / len(self._training)
+        return self._coordinates.of(genomes + self.offsets, shares)
 
     # --- learning ------------------------------------------------------------------------------------------
 
@@ -304,16 +308,16 @@ class Surrogate:
             mean[1] = max(mean[1], 0.2)
             self.mean = mean
         if len(lost) >= 5:
-            # Residuals as they would be without the trial itself: the fit is never as good as it looks.
+            # Residuals over how much of each the fit leaves standing: it is never as good as it looks.
             logits, derivatives = self._rows(genomes)
             own = weight * ((derivatives @ self.covariance) * derivatives).sum(1)
-            left_out = (target - logits) / np.maximum(1 - own, 0.05)
+            residual = (target - logits) / np.sqrt(np.maximum(1 - own, 0.05))
             seen = error < np.quantile(error, 0.8)  # where noise doesn't hide the misfit
-            excess = float(np.median(np.abs(left_out[seen]))) * 1.4826 if seen.any() else _MISFIT
+            excess = float(np.median(np.abs(residual[seen]))) * 1.4826 if seen.any() else _MISFIT
             self.misfit = float(np.clip(excess, _LEAST_MISFIT, 2 * _MISFIT))
             own, total, *_ = self._effect(genomes)
             left_over = np.clip(lost, -self.scale.span, self.scale.span) - self.scale.damaged(logits)
-            self.luck.learn(self._settings(genomes, own, total), total, self._misfit(logits), left_over)
+            self.luck.learn(self._recipes(genomes, own, total), total, self._misfit(logits), left_over)
 
     def _posterior(self, derivatives: Values, weight: Values) -> Values:
         """Return the covariance (parameters, parameters) after trials, given derivatives and weights of each."""

@@ -99,7 +99,8 @@ class Recipe:
         try:
             steps = [_canonical(s, tuple([type(value) for _, value in s.params])) for s in self.steps]
         except (TypeError, ValueError, AttributeError):  # told below: no steps, no pairs, no scalars
-            for step in self.steps:
+            given: tuple[object, ...] = self.steps
+            for step in given:
                 if not isinstance(step, Step):
                     advice = "Write Recipe.of([Step.of(site, technique, bits=4), ...])."
                     raise SettingError("recipe", step, "is no step", advice) from None
