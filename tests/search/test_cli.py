@@ -262,7 +262,8 @@ def test_wrong_paths_and_words_end_with_status_2(
     [
         (["--point", "99"], "the front has points"),
         (["--minimise", "sizes"], "Did you mean 'size'"),
-        (["--max-accuracy-drop", "-5"], "no point of the front is good enough"),
+        (["--max-accuracy-drop", "-0.9"], "no point of the front is good enough"),
+        (["--max-accuracy-drop", "5"], "Did you mean 0.05"),
     ],
 )
 def test_picking_the_impossible_is_explained(
