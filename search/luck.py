@@ -106,11 +106,11 @@ class Luck:
         """
         off = left_over / damage**_POWER
         best = damage <= np.quantile(damage, _BEST)
-        correlation = _common(recipes, recipes) + (1 - _SHARED) * np.eye(len(damage))
+        alike = correlations(recipes)
         # What alike recipes have in common counts once: a search gathers around the lucky ones.
-        alone = solve_triangular(np.linalg.cholesky(correlation[np.ix_(best, best)]), off[best], lower=True)
+        alone = solve_triangular(np.linalg.cholesky(alike[np.ix_(best, best)]), off[best], lower=True)
         self.deviation = max(float(np.median(np.abs(alone))) / _MEDIAN, self._least)
-        root = np.asarray(np.linalg.cholesky(correlation), np.float64)
+        root = np.asarray(np.linalg.cholesky(alike), np.float64)
         off = np.clip(left_over / self._scale(damage, misfit), -_OUTLIER, _OUTLIER)
         self._seen = _Seen(recipes, root, cho_solve((root, True), off))
 
@@ -127,13 +127,22 @@ class Luck:
         scale = self._scale(damage, misfit)
         return scale * (_common(recipes, self._seen.recipes) @ self._seen.pull), scale
 
-    def predict(self, recipes: Values, damage: Values, misfit: Values) -> tuple[Values, Values]:
-        """Return what recipes are expected to lose beside what is explained (n,), and its standard deviation (n,)."""
+    def predict(self, recipes: Values, damage: Values, misfit: Values) -> tuple[Values, Values, Values]:
+        """Return what recipes are expected to lose beside what is explained (n,), its standard deviation (n,), and how
+        much each trial that was learnt from tells of them (n, trials).
+        """
         if self._seen is None:
-            return self.expect(recipes, damage, misfit)
+            return *self.expect(recipes, damage, misfit), np.zeros((len(damage), 0))
         common, scale = _common(recipes, self._seen.recipes), self._scale(damage, misfit)
-        told = np.square(solve_triangular(self._seen.root, common.T, lower=True)).sum(0)
-        return scale * (common @ self._seen.pull), scale * np.sqrt(np.maximum(1 - told, _UNKNOWN))
+        weights = np.asarray(cho_solve((self._seen.root, True), common.T).T, np.float64)
+        unknown = np.maximum(1 - (weights * common).sum(1), _UNKNOWN)
+        return scale * (common @ self._seen.pull), scale * np.sqrt(unknown), weights
+
+
+def correlations(recipes: Values) -> Values:
+    """Return the correlations (n, n) of trials of recipes (n, coordinates)."""
+    alike: Values = _common(recipes, recipes) + (1 - _SHARED) * np.eye(len(recipes))
+    return alike
 
 
 def _common(first: Values, second: Values) -> Values:

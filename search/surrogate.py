@@ -1,15 +1,17 @@
 """What recipes lose of quality, learnt from trials on top of the profile's predictions.
 
 The damage of a recipe is the sum of its steps' predicted damages, each times a factor that is learnt: for its
-site, its technique, its setting and the size of its change. Training gives a factor of what was lost back. Quality
-falls with the total along a curve whose place and slope are learnt too. In logarithms all this is close to linear, so
-that a few Gauss-Newton steps of Bayesian regression from the previous answer are enough after each trial (Bishop,
-"Pattern Recognition and Machine Learning", 2006, chapter 3), and say how sure a prediction is. Without any trial it
-predicts what the profile does. What it can't explain is luck, which similar recipes share (`luck.py`).
+site, its technique, its setting, the size of its change, and a power of the damage itself for each technique: strong
+settings may do less beside gentle ones than was predicted, or more. Training gives a factor of what was lost back.
+Quality falls with the total along a curve whose place and slope are learnt too. In logarithms all this is close to
+linear, so that a few steps of Bayesian regression from the previous answer are enough after each trial
+(`regression.py`), and say how sure a prediction is. Without any trial it predicts what the profile does. What it can't
+explain is luck, which similar recipes share (`luck.py`); around what was tried, nothing has to be explained.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,8 +23,9 @@ from ..spaces.choices import Genomes
 from ..spaces.stage import Stage
 from .effects import Effect
 from .loss_scale import LossScale
-from .luck import Coordinates, Luck
+from .luck import Coordinates, Luck, correlations
 from .outlook import Outlook
+from .regression import Belief, Prior
 from .sensitivity import Profile
 
 Values = npt.NDArray[np.float64]
@@ -30,14 +33,19 @@ Effects = tuple[Values, Values, Values, Values]
 
 #: Standard deviations of the prior, in natural logarithms of damage: of sites, techniques, settings, changes, and of
 #: what training gives back on its own and for a technique, and of the harm it does.
-_SITE, _TECHNIQUE, _SETTING, _CHANGE = 0.9, 0.5, 0.6, 1.0
+_SITE, _TECHNIQUE, _SETTING, _CHANGE, _STRENGTH = 0.9, 0.5, 0.6, 1.0, 0.5
 _GAIN, _GAIN_SETTING, _GIVEN_BACK, _HARM, _HARM_SETTING = 0.7, 0.3, 0.4, 1.0, 0.5
 #: What training is expected to give back before any was seen: damage falls to exp(-gain); and the harm it does.
 _TRAINED, _LONGEST, _HARMED = 0.7, 0.5, 0.02
 #: Where and how steeply quality falls: mean and standard deviation of intercept and slope.
 _PLACE, _PLACE_SD, _SLOPE, _SLOPE_SD = -0.5, 1.5, 1.3, 0.3
-#: Standard deviation of what the model can't explain, at the start and at least.
-_MISFIT, _LEAST_MISFIT = 0.5, 0.1
+_LEAST_SLOPE = 0.2
+#: Standard deviation of what the model can't explain: expected, by how much (in natural logarithms), and at least.
+_MISFIT, _MISFIT_SD, _LEAST_MISFIT = 0.5, 0.7, 0.1
+#: Each time it learns, from so many trials on, misfit is compared with one by this factor smaller and larger.
+_ENOUGH, _FINER = 5, 1.25
+#: From so many standard deviations on, a trial is taken for one that says little.
+_FAR = 4.0
 #: And of what luck does to quality, at least, as a share of the loss that makes a model useless.
 _LEAST_LUCK = 1e-4
 #: Of luck, the part that comes from training, where it may be had.
@@ -78,6 +86,16 @@ class Features:
         return found
 
 
+@dataclass(frozen=True)
+class _Trials:
+    """Genomes (n, decisions), their measured logits and errors of measurement (n,), and their correlations (n, n)."""
+
+    genomes: Genomes
+    target: Values
+    error: Values
+    alike: Values
+
+
 class Surrogate:
     """Predicts the loss of quality.
 
@@ -95,10 +113,10 @@ class Surrogate:
         self.scale = LossScale(span, max(noise, 1e-6 * span))
         self.damage = np.concatenate(profile.damage)
         finite = self.damage[np.isfinite(self.damage) & (self.damage > 0)]
-        typical = float(np.median(finite)) if len(finite) else 1.0
+        self._typical = float(np.median(finite)) if len(finite) else 1.0
         self.impossible = ~np.isfinite(self.damage)
-        self.damage = np.where(self.impossible, 1e3 * typical, self.damage)
-        self.floor = max(1e-3 * typical, float(np.finfo(float).tiny))  # damage of a recipe without damage
+        self.damage = np.where(self.impossible, 1e3 * self._typical, self.damage)
+        self.floor = max(1e-3 * self._typical, float(np.finfo(float).tiny))  # damage of a recipe without damage
         self._features(profile)
         width = self.factors.width, self.techniques.width, self.gains.shape[1]
         ends = np.cumsum([2, width[0], width[1], width[2], width[2]])
@@ -114,9 +132,9 @@ class Surrogate:
                 np.where(np.arange(width[2]) == 0, _HARM, _HARM_SETTING),
             ]
         )
-        self.prior_mean = self.mean.copy()
-        self.variance = np.square(spread)  # of the prior
-        self.covariance = np.diag(self.variance)
+        self.prior = Prior(self.mean, np.square(spread))
+        self.covariance = np.diag(self.prior.variance)
+        self._derivatives = np.zeros((0, len(self.mean)))  # of the trials that luck was learnt from
         self.misfit, self.luck = _MISFIT, Luck(_LEAST_LUCK * span)
         self._coordinates = Coordinates(len(self.damage))
         self._known: tuple[Values, tuple[Values, Values, Values, Values]] | None = None
@@ -153,6 +171,7 @@ class Surrogate:
                         (("technique", setting.technique), _TECHNIQUE, 1.0),
                         (("setting", setting), _SETTING, 1.0),
                         (("change", ""), _CHANGE, change[row]),
+                        (("strength", setting.technique), _STRENGTH, float(np.log(self.damage[row] / self._typical))),
                     ):
                         if feature not in names:
                             names[feature] = len(names)
@@ -265,9 +284,11 @@ class Surrogate:
         effect = self._effect(genomes)
         own, total, *_ = effect
         logit, derivatives = self._rows(genomes, effect)
-        spread = np.sqrt(((derivatives @ self.covariance) * derivatives).sum(1))
         recipes = self._recipes(genomes, own, total)
-        return self._outlook(logit, spread, *self.luck.predict(recipes, total, self._misfit(logit)))
+        shift, luck, weights = self.luck.predict(recipes, total, self._misfit(logit))
+        derivatives -= weights @ self._derivatives  # what trials alike have told needs no parameters any more
+        spread = np.sqrt(((derivatives @ self.covariance) * derivatives).sum(1))
+        return self._outlook(logit, spread, shift, luck)
 
     def _misfit(self, logit: Values) -> Values:
         """Return the standard deviation (n,) of the loss that misfit is: a share of the damage, up to what counts."""
@@ -297,36 +318,34 @@ class Surrogate:
         lost
             (n,) what each lost of quality.
         """
+        if not len(lost):
+            return
         target, error = self.scale.logit(lost), self.scale.noise * self.scale.steepness(lost)
-        for _ in range(_STEPS):
-            logits, derivatives = self._rows(genomes)
-            weight = 1 / (error**2 + self.misfit**2)
-            self.covariance = self._posterior(derivatives, weight)
-            pull = derivatives.T @ (weight * (target - logits)) + (self.prior_mean - self.mean) / self.variance
-            step = self.covariance @ pull
-            mean = self.mean + step * min(1.0, 2.0 / max(1e-9, float(np.abs(step).max())))
-            mean[1] = max(mean[1], 0.2)
-            self.mean = mean
-        if len(lost) >= 5:
-            # Residuals over how much of each the fit leaves standing: it is never as good as it looks.
-            logits, derivatives = self._rows(genomes)
-            own = weight * ((derivatives @ self.covariance) * derivatives).sum(1)
-            residual = (target - logits) / np.sqrt(np.maximum(1 - own, 0.05))
-            seen = error < np.quantile(error, 0.8)  # where noise doesn't hide the misfit
-            excess = float(np.median(np.abs(residual[seen]))) * 1.4826 if seen.any() else _MISFIT
-            self.misfit = float(np.clip(excess, _LEAST_MISFIT, 2 * _MISFIT))
+        own, total, *_ = self._effect(genomes)
+        off = np.abs(target - self._rows(genomes)[0])  # what is far off isn't an error of that kind: say, it failed
+        error = np.hypot(error, np.maximum(off - _FAR * np.hypot(error, self.misfit), 0.0))
+        trials = _Trials(genomes, target, error, correlations(self._recipes(genomes, own, total)))
+        start, misfit = self.mean, self.misfit
+        belief = self._fit(start, trials, misfit)
+        if len(lost) >= _ENOUGH:
+            for factor in (1 / _FINER, _FINER):
+                other = float(np.clip(misfit * factor, _LEAST_MISFIT, 2 * _MISFIT))
+                found = self._fit(start, trials, other)
+                if found.evidence > belief.evidence:
+                    belief, self.misfit = found, other
+        self.mean, self.covariance = belief.mean, belief.covariance
+        if len(lost) >= _ENOUGH:
+            logits, self._derivatives = self._rows(genomes)
             own, total, *_ = self._effect(genomes)
             left_over = np.clip(lost, -self.scale.span, self.scale.span) - self.scale.damaged(logits)
             self.luck.learn(self._recipes(genomes, own, total), total, self._misfit(logits), left_over)
 
-    def _posterior(self, derivatives: Values, weight: Values) -> Values:
-        """Return the covariance (parameters, parameters) after trials, given derivatives and weights of each."""
-        n, parameters = derivatives.shape
-        if n >= parameters:
-            precision = (derivatives * weight[:, None]).T @ derivatives + np.diag(1 / self.variance)
-            return np.asarray(np.linalg.inv(precision))
-        # With few trials the same from a matrix of their size (Woodbury's identity).
-        spread = derivatives * self.variance
-        seen = spread @ derivatives.T + np.diag(1 / weight)
-        covariance: Values = np.diag(self.variance) - np.asarray(spread.T @ np.linalg.solve(seen, spread))
-        return covariance
+    def _fit(self, start: Values, trials: _Trials, misfit: float) -> Belief:
+        """Return what is believed of the parameters if misfit is so large, a few steps from the start."""
+        root = np.linalg.cholesky(misfit**2 * trials.alike + np.diag(np.square(trials.error)))
+        self.mean = start
+        for _ in range(_STEPS):
+            belief = self.prior.step(self.mean, *self._rows(trials.genomes), trials.target, root)
+            belief.mean[1] = max(belief.mean[1], _LEAST_SLOPE)
+            self.mean = belief.mean
+        return replace(belief, evidence=belief.evidence - 0.5 * (np.log(misfit / _MISFIT) / _MISFIT_SD) ** 2)

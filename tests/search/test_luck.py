@@ -60,15 +60,17 @@ def test_nothing_is_expected_before_anything_was_learnt() -> None:
     """Without trials there is neither luck nor doubt of it."""
     made = Luck(1e-4)
     assert not made.known
-    for found in (made.expect(recipes(NEW), ONE, NONE), made.predict(recipes(NEW), ONE, NONE)):
-        assert np.array_equal(found, np.zeros((2, 60)))
+    assert np.array_equal(made.expect(recipes(NEW), ONE, NONE), np.zeros((2, 60)))
+    *found, weights = made.predict(recipes(NEW), ONE, NONE)
+    assert np.array_equal(found, np.zeros((2, 60)))
+    assert weights.shape == (60, 0)
 
 
 def test_luck_of_settings_is_found() -> None:
     """New recipes of settings that were lucky are expected to be lucky, and errors are within the doubt."""
     made, tried, new = Luck(1e-4), recipes(TRIED), recipes(NEW)
     made.learn(tried, ONE, NONE, planted(TRIED))
-    expected, deviation = made.predict(new, ONE, NONE)
+    expected, deviation, _ = made.predict(new, ONE, NONE)
     truth = planted(NEW)
     assert np.corrcoef(expected, truth)[0, 1] > 0.7
     assert (np.abs(expected - truth) < 2.5 * deviation).mean() > 0.9
@@ -81,8 +83,9 @@ def test_what_nothing_has_in_common_is_not_carried_over() -> None:
     made, tried = Luck(1e-4), recipes(TRIED)
     made.learn(tried, ONE, NONE, planted(TRIED))
     other = np.zeros((1, tried.shape[1]))
-    expected, deviation = made.predict(other, ONE[:1], NONE[:1])
+    expected, deviation, weights = made.predict(other, ONE[:1], NONE[:1])
     assert expected[0] == 0
+    assert not weights.any()
     assert deviation == pytest.approx(made.expect(other, ONE[:1], NONE[:1])[1])
 
 
@@ -112,7 +115,18 @@ def test_failure_is_no_luck() -> None:
     made, tried, new = Luck(1e-4), recipes(TRIED), recipes(NEW)
     left = planted(TRIED)
     made.learn(tried, ONE, NONE, left)
-    before, _ = made.predict(new, ONE, NONE)
+    before, *_ = made.predict(new, ONE, NONE)
     left[0] = 1.0
     made.learn(tried, ONE, NONE, left)
     assert (np.abs(made.predict(new, ONE, NONE)[0] - before) < 0.05).all()
+
+
+def test_weights_say_which_trial_tells_of_a_recipe() -> None:
+    """A recipe that was tried is told of by that trial, and all trials together tell of it nearly all."""
+    taken = np.vstack([genomes(20, 1), np.full((1, LAYERS), 3) + CHOICES * np.arange(LAYERS)])
+    made, tried = Luck(1e-4), recipes(taken)
+    made.learn(tried, np.ones(21), np.zeros(21), np.zeros(21))
+    *_, weights = made.predict(tried, np.ones(21), np.zeros(21))
+    assert weights.shape == (21, 21)
+    assert weights[-1, -1] == pytest.approx(0.9, abs=0.05)
+    assert np.abs(weights[-1, :-1]).max() < 0.1

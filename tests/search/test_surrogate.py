@@ -141,14 +141,14 @@ def test_factor_of_a_site_is_learnt(seed: int) -> None:
     truth = world.lost(new, factors, plain(world))
     before = spearmanr(surrogate.expect(new).logit, truth).statistic
     tried = world.genomes(80)
-    for count in (20, 40, 60, 80):
+    for count in range(5, 81, 5):
         lost = world.lost(tried[:count], factors, plain(world))
         surrogate.learn(tried[:count], lost)
     after = spearmanr(surrogate.expect(new).logit, truth).statistic
-    assert after > before + 0.3 * (1 - before)
+    assert after > before + 0.6 * (1 - before)
     known = world.damages > 0
     learnt = np.log(surrogate.damages()[known] / world.damages[known])
-    assert np.corrcoef(learnt, np.log(factors[known]))[0, 1] > 0.5  # insensitive layers tell little
+    assert np.corrcoef(learnt, np.log(factors[known]))[0, 1] > 0.4  # insensitive layers tell little
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -237,16 +237,35 @@ def test_impossible_settings_are_known_and_count_as_the_worst() -> None:
     assert surrogate.damage[surrogate.impossible].min() > surrogate.damage[~surrogate.impossible].max()
 
 
-@pytest.mark.parametrize("trials", [3, 20, 80])
-def test_what_is_learnt_does_not_depend_on_how_it_is_solved(trials: int) -> None:
-    """From few trials or many, the covariance is the inverse of the precision that the regression's formula gives."""
-    world = World(2)
+@pytest.mark.parametrize("seed", range(4))
+def test_strength_of_a_technique_is_learnt(seed: int) -> None:
+    """Where strong settings do less than predicted beside gentle ones, that is found from few trials."""
+    world = World(seed)
+    known = world.damages > 0
+    factors = np.ones(len(known))
+    factors[known] = (world.damages[known] / np.median(world.damages[known])) ** -0.6
+    surrogate, new = world.surrogate(), world.genomes(300)
+    truth = world.lost(new, factors, plain(world))
+    before = spearmanr(surrogate.expect(new).logit, truth).statistic
+    tried = world.genomes(40)
+    for count in range(5, 41, 5):
+        surrogate.learn(tried[:count], world.lost(tried[:count], factors, plain(world)))
+    after = spearmanr(surrogate.expect(new).logit, truth).statistic
+    assert after > before + 0.1 * (1 - before)
+
+
+def test_what_was_tried_is_known_without_knowing_why() -> None:
+    """Around a trial a prediction is sure, though no single trial says which of its steps did the damage."""
+    world = World(3)
+    layers = len(world.choices) - 1
+    tried = np.zeros((8, layers + 1), dtype=np.int64)
+    for row in tried:
+        row[world.rng.choice(layers, 4, replace=False)] = len(BITS)  # the strongest
+    near = np.maximum(tried, np.arange(layers + 1) < layers)  # the gentlest elsewhere
+    far = np.hstack([np.roll(tried[:, :-1], 3, 1), tried[:, -1:]])
     surrogate = world.surrogate()
-    _, derivatives = surrogate._rows(world.genomes(trials, training=True))
-    weight = world.rng.uniform(1, 100, trials)
-    precision = derivatives.T @ np.diag(weight) @ derivatives + np.diag(1 / surrogate.variance)
-    assert 3 < derivatives.shape[1] < 80
-    assert surrogate._posterior(derivatives, weight) == pytest.approx(np.linalg.inv(precision), abs=1e-9)
+    surrogate.learn(tried, world.lost(tried, by_site(world, 1.0), plain(world)))
+    assert np.median(surrogate.predict(near).spread) < 0.3 * np.median(surrogate.predict(far).spread)
 
 
 def test_derivatives_are_those_of_the_prediction() -> None:
