@@ -90,7 +90,7 @@ def search(
         final measurement come on top.
     evaluations
         Limit of work in all, in validation examples that trials look at as a multiple of the split: 1 for a trial that
-        is measured in full, with every look before that (while it trains, and at two sets of batch-norm statistics)
+        is measured in full, with every look before that (while it trains, and at three sets of batch-norm statistics)
         on top where ``racing`` takes them; what it saw, at least 0.01, for one that is stopped. Training, and
         calibration data for batch norm, count nothing.
     constraints

@@ -39,7 +39,7 @@ from .layers import ModuleForm
 from .outputs import Outputs
 
 #: Changes when what is measured changes, so that effects on disk are measured anew.
-VERSION = 9
+VERSION = 10
 #: See `Effect.work`.
 ON_INTEGERS, ON_FOUR_BITS = " on integers", " on 4 bits"
 #: Weights from which on a runtime may compute with 4 bits as they are; with fewer it is never faster.

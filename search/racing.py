@@ -2,7 +2,7 @@
 
 What is clear: the exact costs, once there is a file; the quality, as far as the examples seen so far prove it (see
 `evidence`); and what recovery training will give back, as far as trials that have finished tell (see `gains`). A model
-with batch norm has one of two sets of statistics in the end: where it is hopeless with both, it isn't asked which.
+with batch norm has one of three sets of statistics in the end: where it is hopeless with all, it isn't asked which.
 Nothing here changes a model: a trial that isn't stopped has the same result as without racing.
 """
 
@@ -185,13 +185,11 @@ class Heat:
                         return False
             except ValueError:  # NaN among the outputs: if it has them in the end, it is told then
                 return False
-        found = known.measurement({})
-        other, self._hopeless = self._hopeless, found
+        if self._hopeless is None or known.loss < self._goal.loss(self._hopeless.value):
+            self._hopeless = known.measurement({})
         if more:
             return True
-        if other is not None and self._goal.loss(other.value) < known.loss:
-            found = other
-        raise self._beaten(found)
+        raise self._beaten(self._hopeless)
 
     def checkpoint(self, point: Checkpoint) -> None:
         """Count a training step, and judge the model after a short part of them; raises as `before_training`."""

@@ -68,12 +68,20 @@ def test_the_same_trials_are_compared_with_racing_and_without(racing: ModuleType
     assert found["saved"] == 1600 / 1250
     assert found["kept"] == 1
     assert (found["wrong"], found["non-dominated"], found["stopped"]) == (0, 3, 1)
-    # Known beforehand: the third costs a pass over calibration data and two looks at the first slice.
-    assert found["could be saved"] == 1600 / (1200 + track.calibration + 2 * track.slice)
+    # Known beforehand: the third costs a look at the first slice.
+    assert found["could be saved"] == 1600 / (1200 + track.slice)
     wrong = [*full[:3], trial(3, 0.6, 10, 50, "stopped")]
     found = track.figures(wrong, full)
     assert (found["wrong"], found["non-dominated"]) == (1, 3)
     assert found["kept"] == pytest.approx(0.8 * 0.05 / (0.8 * 0.05 + 0.6 * 0.1))
+
+
+def test_batch_norm_has_its_part_in_what_could_be_saved(racing: ModuleType, task: Task) -> None:
+    """It isn't known which statistics a model will have before all were looked at."""
+    model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.Flatten(), nn.Linear(64, 2)).eval()
+    normed = Task(model, validation=task.validation, train=task.train, calibration=task.calibration, name="normed")
+    track = racing.Track(racing.Run("random", 0, 1, 3, False), normed)
+    assert track.look == 100 + 3 * 50
 
 
 def test_work_counts_up_to_the_trial_that_reaches_the_front(racing: ModuleType, task: Task) -> None:
