@@ -46,7 +46,7 @@ _MISFIT, _MISFIT_SD, _LEAST_MISFIT = 0.5, 0.7, 0.1
 _ENOUGH, _FINER = 5, 1.25
 #: From so many standard deviations on, a trial is taken for one that says little.
 _FAR = 4.0
-#: And of what luck does to quality, at least, as a share of the loss that makes a model useless.
+#: Standard deviation of what luck does to quality, at least, as a share of the loss that makes a model useless.
 _LEAST_LUCK = 1e-4
 #: Of luck, the part that comes from training, where it may be had.
 _OF_TRAINING = 0.2
