@@ -67,11 +67,12 @@ def reestimate(model: nn.Module, batches: Iterable[Batch], loss: Loss, judge: Ju
             _put(layers, state)
             if not judge(model, left):
                 break
-        least = math.inf
+        best, least = old, math.inf
         for state in reversed(sets):  # of equals the oldest; and no loss is below NaN
             _put(layers, state)
             if (found := _mean_loss(model, batches, loss, device)) < least:
-                least, kept = found, state
+                best, least = state, found
+        kept = best
     finally:
         _put(layers, kept)
     return kept is not old

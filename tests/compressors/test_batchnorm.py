@@ -177,6 +177,23 @@ def test_a_failing_pass_leaves_the_model_as_it_was() -> None:
     assert model.norm.momentum == 0.3
 
 
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_failing_loss_leaves_the_model_as_it_was(failing: int) -> None:
+    """Whichever statistics the loss fails with, those that were tried before are not left behind."""
+    model, asked = _spoilt(), list[int]()
+    before = copy.deepcopy(model.state_dict())
+
+    def fails(output: Tensor, target: Tensor) -> Tensor:
+        asked.append(1)
+        if len(asked) == failing:
+            raise RuntimeError("out of memory")
+        return F.cross_entropy(output, target)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        reestimate(model, _batches(8), fails)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
 def test_the_batches_are_not_written_to() -> None:
     """A model that works in place on its input doesn't spoil the calibration data."""
 
