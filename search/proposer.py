@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from heapq import nsmallest
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from .failures import Failures
 from .goals import Goals
 from .imagined import Foretold, Imagined
 from .improvement import Improvement
+from .limits import MARGIN, Limits
 from .outlook import Outlook
 from .pareto import nondominated
 from .pool import Pool
@@ -44,12 +46,8 @@ _NODES, _WEIGHTS = np.array([0.0, -np.sqrt(3.0), np.sqrt(3.0)]), np.array([4.0, 
 _EXTREMES = 2
 #: Structures around which the knapsack is solved exactly as trials double, one for each of as many proposals.
 _STRUCTURES = 3
-#: A predicted cost may be this share above a limit and still be tried.
-_MARGIN = 0.01
-#: Where no recipe keeps the limits on costs, those are near that exceed them up to so many times as far as the nearest.
-_NEAR = 2.0
-#: The nearest was tried when a trial came as near as that to what is predicted.
-_TRIED = 1.1
+#: While a model that keeps the limits is sought, so many that came nearest are changed.
+_PARENTS = 8
 #: When all that was weighed is known, so many random recipes are looked at.
 _DRAWN = 100
 
@@ -57,13 +55,14 @@ _DRAWN = 100
 @dataclass(frozen=True)
 class Told:
     """One trial: its genome, its loss of quality, its costs (NaN where not measured), its objectives as shares of the
-    largest that count, and whether it can be on the front.
+    largest that count, by how much it is above the limits, and whether it can be on the front.
     """
 
     genome: npt.NDArray[np.int64]
     lost: float
     costs: Values
     point: Values
+    violated: float
     usable: bool
 
 
@@ -112,15 +111,14 @@ class Proposer:
         self.metrics = tuple(goals.base)
         self._places = [self.metrics.index(m) for m in goals.worst]
         self._reference = np.array([goals.span] * goals.quality + list(goals.worst.values()))
-        self._limits = np.array([goals.limits.get(m, math.inf) for m in self.metrics])
-        self._shares = {m: (1 - _MARGIN) * limit / goals.base[m] for m, limit in goals.limits.items()}
+        self._limits = Limits(goals, self.metrics)
+        self._shares = {m: (1 - MARGIN) * limit / goals.base[m] for m, limit in goals.limits.items()}
         self.random = np.random.default_rng(seed)
         self._threads = ThreadpoolController()
         self._learnt = self._since = self._exact = self._structures = 0
         self._front: Values = np.zeros((0, len(self._reference)))
         self._best: Genomes = np.zeros((0, len(self.choices)), dtype=np.int64)
         self._reached = self._improvement(self._front)
-        self._nearest = math.inf  # excess of what was told
         self._foretold: dict[bytes, Foretold] = {}  # of what is running, until something is learnt
         self._imagined: Imagined | None = None
         self._weighed: _Weighed | None = None  # and not taken, since something was told
@@ -148,11 +146,12 @@ class Proposer:
         self._weighed = None
         values = np.array([costs.get(m, math.nan) for m in self.metrics])
         point = self._points(np.array([lost]), values[None])[0]
-        trial = Told(genome, min(lost, self.goals.reach), values, point, usable and bool(np.isfinite(point).all()))
+        self.failures.tell(genome, not math.isfinite(lost))
+        lost = min(lost, self.goals.reach)
+        violated, usable = self._limits.tell(lost, values), usable and bool(np.isfinite(point).all())
+        trial = Told(genome, lost, values, point, violated, usable)
         again = self.told.pop(key, None)
         self.told[key] = trial
-        self.failures.tell(genome, not math.isfinite(lost))
-        self._nearest = min(self._nearest, float(self._excess(values[None])[0]))  # of NaN, that stays
         if again is not None and again.usable:  # it may have been on the front, and others behind it
             self._enter([t for t in self.told.values() if t.usable], fresh=True)
         elif trial.usable and not (self._front <= point).all(1).any():
@@ -164,6 +163,7 @@ class Proposer:
         best = np.vstack([self._best[: 0 if fresh else None], *(t.genome for t in trials)])
         keep = nondominated(front)
         self._front, self._best = front[keep], best[keep]
+        self._limits.kept = bool(len(keep))
         self._reached = self._improvement(self._front)
         self._imagined = None
 
@@ -192,13 +192,19 @@ class Proposer:
             row = min(1 + len(self.pending) // _MANY, _IN_A_ROW)
             if self._weighed is None or self._row >= row or not len(self._weighed.genomes):
                 self._prepare()
-                candidates = self._new(self.pool.candidates(self._best, _WEIGHED, self.random))
+                candidates = self._new(self.pool.candidates(self._parents(), _WEIGHED, self.random))
                 self._weighed, self._row = self._weigh(candidates) if len(candidates) else None, 0
             chosen = self._take(self._weighed) if self._weighed is not None else self._anything()
             chosen = chosen.copy()  # a view would keep all that it was chosen from in memory
             self.pending[chosen.tobytes()] = chosen
             self._imagine(chosen)
         return chosen
+
+    def _parents(self) -> Genomes:
+        """Return the measured front; while a model that keeps the limits is sought, what came nearest to them."""
+        if not self._limits.sought or not self.told:
+            return self._best
+        return np.stack([t.genome for t in nsmallest(_PARENTS, self.told.values(), key=lambda t: t.violated)])
 
     def _imagine(self, genome: npt.NDArray[np.int64]) -> None:
         """Let a genome that is running from now on be part of what is imagined."""
@@ -262,8 +268,8 @@ class Proposer:
     def _weigh(self, candidates: Genomes) -> _Weighed:
         """Return the candidates that may have the largest expected gain of hypervolume within the limits."""
         costs, outlook = self._costs(candidates), self.surrogate.expect(candidates)
-        above, refused = self._excess(costs), self._refused(candidates)
-        excess = self._too_far(above)
+        above, refused = self._limits.excess(costs), self._refused(candidates)
+        excess = self._limits.too_far(above) if not self._limits.sought else np.zeros(len(above))
         beside, beside_lucky, *_ = self._beside_running()
         lost = outlook.at(0.0)
         points = self._points(lost, costs)
@@ -271,10 +277,10 @@ class Proposer:
         # What is expected to gain nothing may still gain by chance: optimism decides who is looked at closely.
         gain += beside_lucky.of(self._points(outlook.lucky(), costs))
         works = self.failures.chance(candidates)
-        gain = self._within_loss(gain, self._allowed(outlook)) * works
+        gain = self._likely(gain, self._limits.chance(outlook, costs)) * works
         order = np.lexsort((self._behind(points, lost), -gain, excess, refused))[:_CLOSELY]
-        outlook = self.surrogate.predict(candidates[order])
-        points, allowed = self._foreseen(costs[order], outlook), self._allowed(outlook)
+        outlook, costs = self.surrogate.predict(candidates[order]), costs[order]
+        points, allowed = self._foreseen(costs, outlook), self._limits.chance(outlook, costs)
         counts = (above == 0) & ~refused
         rest = works[order], excess[order], counts[order], refused[order]
         return _Weighed(candidates[order], points, outlook.at(0.0), allowed, *rest)
@@ -284,7 +290,7 @@ class Proposer:
         expected = np.zeros(len(among.genomes))
         for luck, (weight, front) in enumerate(zip(_WEIGHTS, self._beside_running()[_EXTREMES:]), _EXTREMES):
             expected += weight * front.of(among.points[:, luck])
-        expected = self._within_loss(expected, among.allowed) * among.works
+        expected = self._likely(expected, among.allowed) * among.works
         expected = np.where(among.excess > 0, -among.excess, expected)
         expected = np.where(among.refused, -np.inf, expected)
         best = int(np.lexsort((self._behind(among.points[:, 0], among.lost), -expected))[0])
@@ -308,7 +314,7 @@ class Proposer:
             return
         rows = np.stack(genomes)
         costs = self._costs(rows)
-        counts = (self._excess(costs) == 0) & ~self._refused(rows)
+        counts = (self._limits.excess(costs) == 0) & ~self._refused(rows)
         points = self._foreseen(costs, self.surrogate.predict(rows))
         for genome, row, counted in zip(genomes, points, counts.tolist()):
             self._foretold[genome.tobytes()] = Foretold(row, bool(counted))
@@ -321,11 +327,6 @@ class Proposer:
     def _improvement(self, front: Values) -> Improvement:
         return Improvement(front, np.ones(len(self._reference)))
 
-    def _excess(self, costs: Values) -> Values:
-        """Return (n,) by how much predicted costs (n, metrics) are above the limits, in all."""
-        above: Values = np.maximum(costs / self._limits - 1 - _MARGIN, 0.0).sum(1)
-        return above
-
     def _behind(self, points: Values, lost: Values) -> Values:
         """Return (n,) how far points (n, objectives) are from gaining anything, for where none does: how much less each
         would have to be in all objectives. Where nothing counts yet, as limits leave only what loses more than counts,
@@ -337,26 +338,14 @@ class Proposer:
         behind: Values = (points[:, None] - front).max(2).min(1)
         return behind
 
-    def _too_far(self, excess: Values) -> Values:
-        """Return excesses (n,), 0 for what is near where no candidate keeps the limits and the nearest was tried."""
-        least = excess.min()
-        if least > 0 and self._nearest <= _TRIED * least:
-            return np.where(excess <= _NEAR * least, 0.0, excess)
-        return excess
-
     def _refused(self, genomes: Genomes) -> npt.NDArray[np.bool_]:
         """Return (n,) whether a genome (n, decisions) holds a step that can't be applied."""
         refused: npt.NDArray[np.bool_] = self.surrogate.impossible[genomes + self.costs.offsets].any(1)
         return refused
 
-    def _allowed(self, outlook: Outlook) -> Values:
-        """Return the chances (n,) to lose no more quality than allowed."""
-        limited = math.isfinite(self.goals.lost)
-        return outlook.chance(self.goals.lost) if limited else np.ones(len(outlook.logit))
-
-    def _within_loss(self, gain: Values, allowed: Values) -> Values:
-        """Return gains times the chance to be allowed; with no front yet, the chance itself."""
-        return gain * allowed if len(self._front) or not math.isfinite(self.goals.lost) else allowed + 1e-6 * gain
+    def _likely(self, gain: Values, chance: Values) -> Values:
+        """Return gains times the chance to be allowed; while a model that is allowed is sought, the chance itself."""
+        return chance + 1e-6 * gain if self._limits.sought else gain * chance
 
     def _costs(self, genomes: Genomes) -> Values:
         """Return predicted costs (n, metrics)."""

@@ -1,0 +1,97 @@
+"""What limits allow of what is predicted, and what comes nearest to them where nothing keeps them all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import ndtri
+
+from .goals import Goals
+from .outlook import Outlook
+
+Values = npt.NDArray[np.float64]
+
+#: A predicted cost may be this share above a limit and still be tried.
+MARGIN = 0.01
+#: Where no recipe keeps the limits on costs, those are near that exceed them up to so many times as far as the nearest.
+_NEAR = 2.0
+#: The nearest was tried when a trial came as near as that to what is predicted.
+_TRIED = 1.1
+#: While nothing keeps all limits, coming nearer to them counts so much as keeping them, at most. With none of it,
+#: limits that can only just be kept, or that contradict each other, leave nothing to go by.
+_NEARER = 0.5
+#: Equally likely lucks.
+_LUCKS = ndtri((np.arange(16) + 0.5) / 16)
+
+
+class Limits:
+    """The limits of a search, and how near trials have come to them.
+
+    Parameters
+    ----------
+    goals
+        What counts.
+    metrics
+        The columns of costs.
+
+    Attributes
+    ----------
+    kept
+        Whether a trial kept them all; the proposer says so.
+    """
+
+    def __init__(self, goals: Goals, metrics: Sequence[str]) -> None:
+        self._most = np.array([goals.limits.get(m, math.inf) for m in metrics])
+        self._base = np.array([goals.base[m] for m in metrics])
+        self._lost, self._whole = goals.lost, goals.reach
+        self._excess = math.inf  # the least of what was told, of costs
+        self._violated = float(self.violation(np.zeros(1), self._base[None])[0])  # and of all; at first the original's
+        self.kept = False
+
+    @property
+    def sought(self) -> bool:
+        """Whether a model that keeps the limits, that on quality among them, is still to be found."""
+        return not self.kept and math.isfinite(self._lost)
+
+    def tell(self, lost: float, costs: Values) -> float:
+        """Take note of a trial's loss of quality and costs (metrics,), NaN where they weren't measured; return its
+        `violation`, infinity where it isn't known.
+        """
+        excess, violated = self.excess(costs[None])[0], self.violation(np.array([lost]), costs[None])[0]
+        self._excess = min(self._excess, float(np.nan_to_num(excess, nan=math.inf)))
+        violated = float(np.nan_to_num(violated, nan=math.inf))
+        self._violated = min(self._violated, violated)
+        return violated
+
+    def excess(self, costs: Values) -> Values:
+        """Return (n,) by how much costs (n, metrics) are above the limits, in all, as shares of the original's."""
+        above: Values = (np.maximum(costs - (1 + MARGIN) * self._most, 0.0) / self._base).sum(1)
+        return above
+
+    def violation(self, lost: Values, costs: Values) -> Values:
+        """Return (n,) by how much losses of quality (n,) and costs (n, metrics) are above the limits, in all, as shares
+        of the original's.
+        """
+        violated: Values = self.excess(costs) + np.maximum(lost - self._lost, 0.0) / self._whole
+        return violated
+
+    def too_far(self, excess: Values) -> Values:
+        """Return excesses (n,), 0 for what is near where no candidate keeps the limits and the nearest was tried."""
+        least = excess.min()
+        if least > 0 and self._excess <= _TRIED * least:
+            return np.where(excess <= _NEAR * least, 0.0, excess)
+        return excess
+
+    def chance(self, outlook: Outlook, costs: Values) -> Values:
+        """Return the chances (n,) to lose no more quality than allowed. While a model that keeps the limits is sought,
+        a share of one is for what violates less than the nearest so far.
+        """
+        if not self.sought:
+            return outlook.chance(self._lost) if math.isfinite(self._lost) else np.ones(len(outlook.logit))
+        violated = np.stack([self.violation(outlook.at(luck), costs) for luck in _LUCKS.tolist()])
+        share = violated / self._violated if self._violated > 0 else np.ones_like(violated)
+        nearer: Values = np.where(violated > 0, _NEARER * np.maximum(1 - share, 0.0), 1.0).mean(0)
+        return nearer

@@ -1,0 +1,66 @@
+"""Limits: how far trials are from keeping them, and what promises to come nearer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from known_truth import PROFILE, TRUTH
+
+from paretopress.search.goals import Goals
+from paretopress.search.limits import Limits
+from paretopress.search.loss_scale import LossScale
+from paretopress.search.outlook import Outlook
+from paretopress.search.proposer import Proposer
+
+GOALS = Goals({"size": 100.0, "macs": 10.0}, {"size": 110.0}, 0.1, 1.0, 0.005, limits={"size": 50.0}, lost=0.1)
+
+
+def outlook(*lost: float) -> Outlook:
+    """Return what is all but certain to lose so much."""
+    scale, none = LossScale(1.0, 0.005), np.zeros(len(lost))
+    return Outlook(scale, np.array([scale.logit(np.array([x]))[0] for x in lost]), none, 1e-9, none, none)
+
+
+def test_violation_is_in_shares_of_the_original() -> None:
+    """A proposer and the front that it is for mean the same by nearest."""
+    limits = Limits(GOALS, ("size", "macs"))
+    costs = np.array([[80.5, 20.0], [50.0, 20.0], [50.4, 1.0]])
+    assert limits.violation(np.array([0.3, 0.3, 0.1]), costs) == pytest.approx([0.3 + 0.2, 0.2, 0.0])
+
+
+def test_what_was_not_measured_is_no_nearer() -> None:
+    """A failed trial doesn't pass for the nearest."""
+    limits = Limits(GOALS, ("size", "macs"))
+    assert limits.tell(0.1, np.array([math.nan, math.nan])) == math.inf
+    assert limits.tell(0.2, np.array([50.0, 1.0])) == pytest.approx(0.1)
+
+
+def test_what_keeps_the_limits_is_sought_before_what_comes_nearer() -> None:
+    """Before a model keeps all limits, one that will is worth most, then one nearer than all so far, others nothing."""
+    limits = Limits(GOALS, ("size", "macs"))
+    limits.tell(0.5, np.array([50.0, 1.0]))
+    costs = np.array([[50.0, 1.0], [60.5, 1.0], [50.0, 1.0], [95.0, 1.0]])
+    kept, near, nearer, not_near = limits.chance(outlook(0.05, 0.2, 0.15, 0.05), costs)
+    assert kept == pytest.approx(1)
+    assert 0.4 < nearer < 0.5
+    assert 0.2 < near < 0.3
+    assert not_near == 0
+    limits.kept = True
+    assert limits.chance(outlook(0.05, 0.2), costs[:2]) == pytest.approx([1, 0])
+
+
+@pytest.mark.parametrize(("size", "lost"), [(0.05, 0.01), (0.02, 0.02)])
+def test_limits_that_contradict_each_other_are_approached_together(size: float, lost: float) -> None:
+    """What loses too much by far, or is too large by far, isn't tried again and again: the sum of both is lessened."""
+    goals = replace(TRUTH.goals(limits={"size": size * TRUTH.base["size"]}), lost=lost)
+
+    def violation(genome: np.ndarray) -> float:
+        missed, costs = TRUTH.of(genome)
+        return max(0, missed - lost) / goals.reach + max(0, costs["size"] / TRUTH.base["size"] - size)
+
+    found = TRUTH.run(Proposer(PROFILE, goals, 0), 25)
+    assert min(map(violation, TRUTH.random(3000))) > 0
+    assert min(map(violation, found)) < min(map(violation, TRUTH.random(3000)))
