@@ -32,7 +32,7 @@ from .profile_table import narrowed, profile_lines
 from .report.data import FILE as REPORT
 from .report.data import write_report
 from .report.profile_data import write_profile
-from .saved import load_front
+from .saved import behind, load_front
 from .storage_address import without_password
 from .tables import front_table, metrics_table, point_table, techniques_table
 from .verify import command as verify
@@ -160,7 +160,7 @@ def profile(
         kept = "; the same command goes on with the sites that are not measured yet" if cache_folder() else ""
         _err.print(f"stopped{kept}", soft_wrap=True)
         raise typer.Exit(130) from None
-    for line in profile_lines(found, technique, shown, _out.width):
+    for line in profile_lines(found, technique, shown, _out.width, _out.color_system is not None):
         _out.print(line)
     if checked is not None:
         _out.print(f"· {checked.summary}", soft_wrap=True)
@@ -242,12 +242,18 @@ def _show(front: Front) -> None:
     _out.print(f"report: {front.folder / REPORT}", soft_wrap=True)
 
 
+def _warn(text: str) -> None:
+    if text:
+        _out.print(f"! {text}", style="yellow", soft_wrap=True)
+
+
 @app.command()
 def report(folder: Folder) -> None:
     """Write the report of a finished run again, and print the front."""
     front, about = load_front(folder)
     write_report(front, about, folder)
     _show(front)
+    _warn(behind(front, about))
 
 
 @app.command()
@@ -261,14 +267,14 @@ def pick(
     point: Annotated[int | None, typer.Option(help="A point by its number, instead.")] = None,
 ) -> None:
     """Choose a model: print its figures, its per-layer choices and where its file is."""
-    front, _ = load_front(folder)
+    front, about = load_front(folder)
     chosen = _numbered(front, point) if point is not None else front.pick(
         max_accuracy_drop=max_accuracy_drop, minimise=minimise
     )  # fmt: skip
     own = needs_class(locate(chosen.path).read_bytes()) if chosen.path is not None else ""
     _out.print(point_table(chosen, front))
-    for flag in (*front.notes[: 0 if front.feasible else 1], *chosen.flags):
-        _out.print(f"! {flag}", style="yellow", soft_wrap=True)
+    for flag in (behind(front, about), *front.notes[: 0 if front.feasible else 1], *chosen.flags):
+        _warn(flag)
     _out.print(f"model: {chosen.path}", soft_wrap=True)
     more = ", model=MODEL), with the original model: it needs its class" if own else ")"
     _out.print(f"load it: paretopress.search.load({str(chosen.path)!r}{more}", soft_wrap=True)

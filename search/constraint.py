@@ -92,7 +92,7 @@ class Constraint:
         """
         _, excess = self.missed_by(result, baseline, quality)
         # What was never measured, because the trial was stopped before, counts as broken.
-        return 1.0 if math.isnan(excess) else excess / (abs(baseline.value(self.metric)) or 1.0)
+        return 1.0 if math.isnan(excess) else excess / (abs(self._original(baseline)) or 1.0)
 
     def missed_by(self, result: Result, baseline: Result, quality: Objective) -> tuple[float, float]:
         """Return what is limited (the value, or how much worse it is than the baseline's), and how far it is beyond."""
@@ -114,11 +114,16 @@ class Constraint:
 
     def _slack(self, limit: float, baseline: Result) -> float:
         """Return what is left to rounding: 0.97 - 0.96 is more than 0.01."""
-        return _ROUNDING * max(abs(limit), abs(baseline.value(self.metric)))
+        return _ROUNDING * max(abs(limit), abs(self._original(baseline)))
 
     def _limit(self, baseline: Result, quality: Objective) -> float:
         relative = self.unit == "x" or (self.unit == "%" and self.metric != quality.name)
-        return self.limit * baseline.value(self.metric) if relative else self.limit
+        return self.limit * self._original(baseline) if relative else self.limit
+
+    def _original(self, baseline: Result) -> float:
+        """Return the original's value: 1 of a ratio to the original's, whatever noise it was measured with."""
+        known = baseline.measurements.get(self.metric)
+        return 1.0 if known is not None and _is_ratio(known.unit) else baseline.value(self.metric)
 
 
 def _mistake(text: object) -> str:
@@ -132,7 +137,9 @@ def _mistake(text: object) -> str:
             rest = text[place:].strip()
             return f"{rest!r} is not {rule}" if rest else f"{rule} is missing"
         place = found.end()
-    return f"{text[place:].strip()!r} is no unit"
+    unit = text[place:].strip()
+    meant = next((u for u in dict.fromkeys((*_BYTES, "%")) if u.lower() == unit.lower()), None)
+    return f"{unit!r} is no unit" + (f" (did you mean {meant!r}?)" if meant else "")
 
 
 def _allowed(text: object) -> str:
@@ -147,7 +154,12 @@ def _allowed(text: object) -> str:
 def _units(known: Evaluator | None) -> tuple[str, ...]:
     """Return what may follow the number in a limit on a metric; None is one that is unknown."""
     unit = known.unit if known is not None else ""
-    return _BYTES if unit == "B" else _RELATIVE if unit.startswith("x ") else _COUNTED
+    return _BYTES if unit == "B" else _RELATIVE if _is_ratio(unit) else _COUNTED
+
+
+def _is_ratio(unit: str) -> bool:
+    """Whether values of a unit are multiples of the original's."""
+    return unit.startswith("x ")
 
 
 def check_constraints(
@@ -227,7 +239,7 @@ def _nonsense_of_cost(constraint: Constraint, known: Evaluator) -> tuple[str, st
         number = constraint.text.partition(constraint.sign)[2].strip()
         advice = f"Did you mean '{name} <= {number} kB' or '{name} <= {number} MB'?" if not constraint.unit else ""
         return "no model has so few bytes", advice or f"E.g. '{name} <= 0.1x' is a tenth of the original's."
-    if limit <= 0 and (known.unit in _WHOLE or known.unit.startswith("x ")):
+    if limit <= 0 and (known.unit in _WHOLE or _is_ratio(known.unit)):
         return f"{name} is always above 0", f"E.g. '{name} <= 0.5x' is half of the original's."
     return "", ""
 

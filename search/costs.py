@@ -23,8 +23,9 @@ from .sensitivity import Profile
 
 Values = npt.NDArray[np.float64]
 
+SIZE = "size"
 #: Metrics that every profile predicts.
-PREDICTED = ("size", "macs", "bops")
+PREDICTED = (SIZE, "macs", "bops")
 #: What stands for a metric that is measured only: the deployed file holds the same numbers in as many bits.
 _STANDS = {"onnx_size": "size"}
 #: Bytes that a file takes for a step, beside the numbers: its line in the recipe and what its tensors are called.

@@ -15,6 +15,7 @@ from ..spaces.task import Task
 from .cache_place import cache_kept, cache_problem
 from .front import Front
 from .plan import Plan
+from .racing import BREAKS
 from .shortfall import shortfall
 from .stopwatch import processor
 from .trial import Clock
@@ -40,7 +41,10 @@ def notes(front: Front, space: Space, plan: Plan, why: str, repeats: int, needs_
         yield f"{len(front.errors)} of {counted(len(front.results), 'trial')} failed{_why(front)}."
     stopped = sum(r.status == "stopped" for r in front.results)
     if stopped:
-        yield f"{_were(stopped, len(front.results))} stopped early because the front was out of reach."
+        broke = sum(r.status == "stopped" and BREAKS in r.error for r in front.results)
+        behind = "the front was out of reach" + (f" of {stopped - broke}" if broke else "")
+        reasons = [*([f"{broke} broke a limit"] if broke else []), *([behind] if broke < stopped else [])]
+        yield f"{_were(stopped, len(front.results))} stopped early: {', '.join(reasons)}."
         yield _work(front)
     if repeats:
         again = (

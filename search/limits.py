@@ -10,13 +10,16 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from .goals import Goals
+from .improvement import Improvement
 from .outlook import Outlook
+from .pareto import nondominated
 
 Values = npt.NDArray[np.float64]
 
 #: A predicted cost may be this share above a limit and still be tried.
-MARGIN = 0.01
-#: Where no recipe keeps the limits on costs, those are near that exceed them up to so many times as far as the nearest.
+MARGIN = 0.0025
+#: Where no recipe keeps the limits on costs, those are near that exceed them up to so many times as far as the nearest
+#: that was tried.
 _NEAR = 2.0
 #: The nearest was tried when a trial came as near as that to what is predicted.
 _TRIED = 1.1
@@ -48,20 +51,25 @@ class Limits:
         self._base = np.array([goals.base[m] for m in metrics])
         self._lost, self._whole = goals.lost, goals.reach
         self._excess = math.inf  # the least of what was told, of costs
+        self._near: Values = np.zeros((0, 2))  # of what was told, the front of loss and excess
+        self._beyond = False  # whether no candidate keeps the limits on costs, and the nearest was tried
         self._violated = float(self.violation(np.zeros(1), self._base[None])[0])  # and of all; at first the original's
         self.kept = False
 
     @property
     def sought(self) -> bool:
-        """Whether a model that keeps the limits, that on quality among them, is still to be found."""
-        return not self.kept and math.isfinite(self._lost)
+        """Whether a model that keeps the limits is still to be found, and that is not a matter of predicted costs."""
+        return not self.kept and (math.isfinite(self._lost) or self._beyond)
 
     def tell(self, lost: float, costs: Values) -> float:
         """Take note of a trial's loss of quality and costs (metrics,), NaN where they weren't measured; return its
         `violation`, infinity where it isn't known.
         """
         excess, violated = self.excess(costs[None])[0], self.violation(np.array([lost]), costs[None])[0]
-        self._excess = min(self._excess, float(np.nan_to_num(excess, nan=math.inf)))
+        if not math.isnan(excess):
+            self._excess = min(self._excess, float(excess))
+            rows = np.vstack([self._near, [lost / self._whole, excess]])
+            self._near = rows[nondominated(rows)]
         violated = float(np.nan_to_num(violated, nan=math.inf))
         self._violated = min(self._violated, violated)
         return violated
@@ -78,20 +86,28 @@ class Limits:
         violated: Values = self.excess(costs) + np.maximum(lost - self._lost, 0.0) / self._whole
         return violated
 
-    def too_far(self, excess: Values) -> Values:
-        """Return excesses (n,), 0 for what is near where no candidate keeps the limits and the nearest was tried."""
-        least = excess.min()
-        if least > 0 and self._excess <= _TRIED * least:
-            return np.where(excess <= _NEAR * least, 0.0, excess)
-        return excess
+    def look(self, excess: Values) -> None:
+        """Take note of by how much candidates are above the limits on costs (n,)."""
+        self._beyond = bool(0 < self._excess <= _TRIED * excess.min())
 
     def chance(self, outlook: Outlook, costs: Values) -> Values:
         """Return the chances (n,) to lose no more quality than allowed. While a model that keeps the limits is sought,
-        a share of one is for what violates less than the nearest so far.
+        a share of one is for what violates less than the nearest so far. Where limits on costs are out of reach and
+        there is none on quality, it is what is expected to be gained on the front of loss and excess, up to what is
+        near.
         """
         if not self.sought:
             return outlook.chance(self._lost) if math.isfinite(self._lost) else np.ones(len(outlook.logit))
+        if math.isinf(self._lost):
+            return self._gain(outlook, self.excess(costs))
         violated = np.stack([self.violation(outlook.at(luck), costs) for luck in _LUCKS.tolist()])
         share = violated / self._violated if self._violated > 0 else np.ones_like(violated)
         nearer: Values = np.where(violated > 0, _NEARER * np.maximum(1 - share, 0.0), 1.0).mean(0)
         return nearer
+
+    def _gain(self, outlook: Outlook, excess: Values) -> Values:
+        reach = np.array([1.0, _NEAR * self._excess])
+        front = Improvement(self._near, reach)
+        rows = [np.column_stack([outlook.at(luck) / self._whole, excess]) for luck in _LUCKS.tolist()]
+        gain: Values = np.stack([front.of(points) for points in rows]).mean(0) / reach.prod()
+        return gain

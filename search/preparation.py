@@ -26,8 +26,8 @@ _WORTH_SAYING = 2.0
 FIRST = "{} single steps to measure: gradients and a few of each technique come first"
 #: What is said when the profile knows of no recipe that keeps a limit.
 OUT_OF_REACH = (
-    "no model of this space is predicted to keep {}: the least is {}. The search goes for what comes nearest; a looser "
-    "limit on {}, or a larger space, would leave it a choice"
+    "no model of this space is predicted to keep {}: the least is about {}, give or take a third. The search goes for "
+    "what comes nearest; a looser limit on {}, or a larger space, would leave it a choice"
 )
 
 

@@ -53,13 +53,17 @@ def narrowed(space: Space, technique: str | None, layers: str) -> set[str]:
     return chosen
 
 
-def profile_lines(profile: Profile, technique: str | None, sites: set[str], width: int) -> Iterator[Table | Text]:
-    """Yield what a terminal shows of some sites: tables, what they mean, and the rankings."""
+def profile_lines(
+    profile: Profile, technique: str | None, sites: set[str], width: int, coloured: bool
+) -> Iterator[Table | Text]:
+    """Yield what a terminal shows of some sites: tables, what they mean (colours where there are any), and the
+    rankings.
+    """
     rows = [r for r in profile.rows() if r.site in sites and technique in (None, r.technique)]
     if not rows:
         return
     yield from profile_tables(profile, rows, width) if technique is None else technique_tables(profile, rows, width)
-    yield legend(profile)
+    yield legend(profile, coloured)
     yield from ranking_lines(profile, rows)
 
 
@@ -248,12 +252,16 @@ def _heading(name: str, each: Sequence[list[Row]]) -> tuple[Text, str]:
     return heading, caption
 
 
-def legend(profile: Profile) -> Text:
+def legend(profile: Profile, coloured: bool) -> Text:
     """Return what the figures and colours of the tables mean."""
     damage = "rise of the loss" if profile.classes else "change of the outputs"
-    text = Text(f"damage: predicted {damage} if the step is applied alone; of all steps the ")
-    for colour, words in zip(_COLOURS, ("least harmful", "second", "middle", "fourth", "most harmful")):
-        text.append(words, style=colour).append(", " if colour != _COLOURS[-1] else " fifth")
+    text = Text(
+        f"damage: predicted {damage} if the step is applied alone, before batch norm is estimated anew or anything trained"
+    )
+    if coloured:
+        text.append("; of all steps the ")
+        for colour, words in zip(_COLOURS, ("least harmful", "second", "middle", "fourth", "most harmful")):
+            text.append(words, style=colour).append(", " if colour != _COLOURS[-1] else " fifth")
     if not profile.classes:
         text.append(". It is half the squared change, in units of the outputs' variance")
     if not profile.by_loss:

@@ -79,7 +79,7 @@ class Progress:
         now = time.monotonic()
         if self._shown and not self._live and share < 1 and now - self._last >= _EVERY:
             self._last = now
-            self._console.print(f"{now - self._start:6.0f} s  {100 * share:.0f} % of {text}", highlight=False)
+            self._line(f"{now - self._start:6.0f} s  {100 * share:.0f} % of {text}")
 
     def searching(self, baseline: Result, done: Sequence[Result]) -> None:
         """Note that trials start now, and which are done already; budgets of time count from here."""
@@ -109,12 +109,12 @@ class Progress:
                 total, done = 100, 100 * (now - self._searching) / 60 / self._budget.minutes
             self._bar.update(self._task, description=text, total=total, completed=done)
         else:
-            self._console.print(f"{now - self._start:6.0f} s  {text} · {running} running", highlight=False)
+            self._line(f"{now - self._start:6.0f} s  {text} · {running} running")
 
     def concluding(self, why: str) -> None:
         """Show that the search is over."""
         if self._shown and not self._live:
-            self._console.print(f"search over ({why}); measuring the front", highlight=False)
+            self._line(f"search over ({why}); measuring the front")
 
     def measured(self, done: int, of: int) -> None:
         """Show how much of the front is measured."""
@@ -122,4 +122,8 @@ class Progress:
         now = time.monotonic()
         if self._shown and not self._live and now - self._last >= _EVERY:
             self._last = now
-            self._console.print(f"{now - self._start:6.0f} s  {done} of {of} models measured", highlight=False)
+            self._line(f"{now - self._start:6.0f} s  {done} of {of} models measured")
+
+    def _line(self, text: str) -> None:
+        """Print a line of a log, however long: who reads it line by line wants it whole."""
+        self._console.print(text, highlight=False, soft_wrap=True)

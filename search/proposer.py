@@ -17,7 +17,7 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it has no types
 
 from ..spaces.choices import Genomes
-from .costs import PREDICTED, Fitted
+from .costs import PREDICTED, SIZE, Fitted
 from .failures import Failures
 from .goals import Goals
 from .imagined import Foretold, Imagined
@@ -28,6 +28,7 @@ from .pareto import nondominated
 from .pool import Pool
 from .quick_costs import QuickCosts
 from .sensitivity import Profile
+from .step_bytes import StepBytes
 from .surrogate import LOOKED_AT, Surrogate
 
 Values = npt.NDArray[np.float64]
@@ -106,6 +107,7 @@ class Proposer:
         self.costs = QuickCosts(profile, None if unknown or not goals.base else goals.base.keys())
         self.fitted = Fitted(self.costs, unknown)
         self.surrogate = Surrogate(profile, goals.reach, goals.noise)
+        self.steps = StepBytes(self.choices)
         self.failures = Failures(self.choices)
         self.pool = Pool(self.costs, self.surrogate, goals.base)
         self.metrics = tuple(goals.base)
@@ -238,6 +240,9 @@ class Proposer:
         self.surrogate.learn(genomes, np.array([t.lost for t in trials]))
         costs = np.stack([t.costs for t in trials])
         self.fitted.learn(self.costs.hot(genomes), genomes, costs, self.metrics)
+        if SIZE in self.metrics:
+            predicted = self.costs.predict(genomes)[:, self.costs.metrics.index(SIZE)]
+            self.steps.learn(genomes, predicted, costs[:, self.metrics.index(SIZE)])
         self._learnt = len(self.told)
         self._foretold.clear()
         self._imagined = None
@@ -269,7 +274,8 @@ class Proposer:
         """Return the candidates that may have the largest expected gain of hypervolume within the limits."""
         costs, outlook = self._costs(candidates), self.surrogate.expect(candidates)
         above, refused = self._limits.excess(costs), self._refused(candidates)
-        excess = self._limits.too_far(above) if not self._limits.sought else np.zeros(len(above))
+        self._limits.look(above)
+        excess = np.zeros(len(above)) if self._limits.sought else above
         beside, beside_lucky, *_ = self._beside_running()
         lost = outlook.at(0.0)
         points = self._points(lost, costs)
@@ -351,6 +357,7 @@ class Proposer:
         """Return predicted costs (n, metrics)."""
         known = self.costs.predict(genomes)
         fitted = self.fitted.predict(known)
+        known[:, self.costs.metrics.index(SIZE)] += self.steps.of(genomes)
         columns = [fitted[m] if m in fitted else known[:, self.costs.metrics.index(m)] for m in self.metrics]
         return np.column_stack(columns) if columns else np.zeros((len(genomes), 0))
 
@@ -358,8 +365,7 @@ class Proposer:
         """Return the lowest predicted cost of any recipe, as far as is known; 0 of metrics that only trials tell."""
         if metric not in self.costs.metrics:
             return 0.0
-        place = self.costs.metrics.index(metric)
-        return float(self.costs.predict(self.pool.cheapest(metric))[:, place].min())
+        return float(self._costs(self.pool.cheapest(metric))[:, self.metrics.index(metric)].min())
 
     def floors(self, genome: npt.NDArray[np.int64]) -> dict[str, float]:
         """Return metric -> a value below what a genome (decisions,) will be measured to have, all but surely; of those

@@ -24,6 +24,7 @@ from ..spaces.metric import ACCURACY
 from ..spaces.pulse import beat
 from ..spaces.recipe import Recipe
 from ..spaces.seeding import seeded
+from .amounts import amount
 from .estimate import Paired
 from .gains import Gains, settings_of
 from .result import Objective
@@ -34,6 +35,8 @@ RISK = 0.01
 GLANCE, GLANCE_SHARE = 150, 0.25
 #: The part of its steps after which recovery training is looked at, unless it has fewer steps than this.
 SHORT, FEWEST_STEPS = 0.25, 8
+#: What the reason of a trial that can't keep a limit says.
+BREAKS = "breaks the limit of"
 #: Rounding of a limit that is relative to the baseline's quality must stop nobody.
 _ROUNDING = 1e-9
 
@@ -228,8 +231,8 @@ class Heat:
         if self._race is None or floor is None or not self._falls(name):
             return
         self.measured = dict(measured)
-        if floor > self._race.limits.get(name, (-math.inf, math.inf))[1]:
-            raise Stop(f"{name} breaks a constraint: it is {floor:.3g} at least")
+        if floor > (most := self._race.limits.get(name, (-math.inf, math.inf))[1]):
+            raise Stop(f"{name} of {floor:.3g} at least {BREAKS} {most:.4g}")
         known = {**{n: m.value for n, m in measured.items()}, name: floor}
         if all(o.name in known for o in self._objectives):
             row = [o.loss(known[o.name]) for o in self._objectives]
@@ -244,8 +247,10 @@ class Heat:
             self._bar = self._needed(exact, exact)
 
     def _beaten(self, known: Measurement) -> Stop:
-        loss = self._goal.loss(known.value)
-        return Stop(f"{self._told(loss)} on {known.repeats} examples can't become {self._told(self._bar)}", known)
+        low, high = known.interval or (math.nan, math.nan)
+        told = self._told(self._goal.loss(known.value))
+        about = f"(estimated from {known.repeats} examples: {low:.3g} to {high:.3g})"
+        return Stop(f"{told} {about} can't become {self._told(self._bar)}", known)
 
     def _falls(self, name: str) -> bool:
         """Whether a cost can be foretold before training: smaller must be better."""
@@ -266,7 +271,9 @@ class Heat:
         assert self._race is not None
         for name, (low, high) in self._race.limits.items():
             if name != self._goal.name and (costs.get(name, -math.inf) > high or exact.get(name, math.inf) < low):
-                raise Stop(f"{name} breaks a constraint")
+                value, unit = costs[name], self.measured[name].unit
+                limit = amount(high if value > high else low, unit)
+                raise Stop(f"{name} of {amount(value, unit)} {BREAKS} {limit}")
         bar = math.inf
         if any(o.name == self._goal.name for o in self._objectives):
             for row in self._front:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,19 @@ def load_front(folder: Path) -> tuple[Front, dict[str, Any]]:
             f"{path}: is damaged or can't be read ({what}). Write it again with: paretopress resume {folder}"
         ) from error
     return front, about
+
+
+def behind(front: Front, about: Mapping[str, Any]) -> str:
+    """Return a sentence where a run went on after its front was written, and was killed before it was written again; or
+    "".
+    """
+    more = len(front.results) - int(about["trials"])
+    if more <= 0:
+        return ""
+    return (
+        f"The record has {counted(more, 'trial')} that this front knows nothing of. "
+        f"Bring it up to date with: paretopress resume {front.folder}"
+    )
 
 
 def open_front(folder: Path | str) -> Front:

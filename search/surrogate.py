@@ -32,7 +32,8 @@ Values = npt.NDArray[np.float64]
 Effects = tuple[Values, Values, Values, Values]
 
 #: Standard deviations of the prior, in natural logarithms of damage: of sites, techniques, settings, changes, and of
-#: what training gives back on its own and for a technique, and of the harm it does.
+#: what training gives back on its own and for a technique, and of the harm it does. Of the knobs of training the first,
+#: its length, gives back most, the second half of that, the third a third.
 _SITE, _TECHNIQUE, _SETTING, _CHANGE, _STRENGTH = 0.9, 0.5, 0.6, 1.0, 0.5
 _GAIN, _GAIN_SETTING, _GIVEN_BACK, _HARM, _HARM_SETTING = 0.7, 0.3, 0.4, 1.0, 0.5
 #: What training is expected to give back before any was seen: damage falls to exp(-gain); and the harm it does.
@@ -128,7 +129,7 @@ class Surrogate:
             [
                 [_PLACE_SD, _SLOPE_SD, *self._spread],
                 np.full(width[1], _GIVEN_BACK),
-                np.where(np.arange(width[2]) == 0, _GAIN, _GAIN_SETTING),
+                self._gain_spread,
                 np.where(np.arange(width[2]) == 0, _HARM, _HARM_SETTING),
             ]
         )
@@ -147,6 +148,7 @@ class Surrogate:
         gains: dict[Any, int] = {}
         spread: list[float] = []
         expected: list[float] = []
+        gain_spread: list[float] = []
         techniques: dict[str, int] = {}
         rows: list[list[tuple[int, int, float]]] = [[], [], []]
         change = [e.change for effects in profile.effects for e in (Effect(), *effects)]
@@ -156,13 +158,15 @@ class Surrogate:
                 row = offset + number
                 if decision.stage is Stage.RECOVERY:
                     knobs = decision.option(setting.technique).knobs
+                    rank = {knob.name: k for k, knob in enumerate(knobs)}
                     for name, value in (("", ""), *setting.params):
                         key = (setting.technique, name, value)
                         if key not in gains:
                             gains[key] = len(gains)
-                            first = bool(knobs) and name == knobs[0].name
+                            first = rank.get(name) == 0
                             place = knobs[0].index(value) / max(1, len(knobs[0].values) - 1) if first else 0.0
                             expected.append(_TRAINED if not name else _LONGEST * place)
+                            gain_spread.append(_GAIN if not name else _GAIN_SETTING / (1 + rank[name]))
                         rows[1].append((row, gains[key], 1.0))
                 elif self.damage[row] > 0:
                     rows[2].append((row, techniques.setdefault(setting.technique, len(techniques)), 1.0))
@@ -178,7 +182,7 @@ class Surrogate:
                             spread.append(width)
                         rows[0].append((row, names[feature], value))
             offset += len(settings) + 1
-        self._spread, self._expected = spread, np.array(expected)
+        self._spread, self._expected, self._gain_spread = spread, np.array(expected), np.array(gain_spread)
 
         def matrix(entries: list[tuple[int, int, float]], columns: int) -> sparse.csr_matrix:
             place = np.array([(row, column) for row, column, _ in entries], dtype=np.int64).reshape(-1, 2)

@@ -247,6 +247,7 @@ def _trial(trial: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]) -
     return {
         "number": trial.get("number"),
         "stopped": trial.get("status") == "stopped",
+        "why": trial.get("error") or "",
         "origin": trial.get("origin") or "",
         "values": values,
         "shown": shown,

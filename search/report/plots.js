@@ -79,7 +79,7 @@ function traces() {
     out.push({
       type: "scatter", mode: "markers", name: "other trials (validation)", hoverinfo: "text",
       x: tried.map((t) => t.values[state.x]), y: tried.map((t) => t.values[state.y]),
-      hovertext: tried.map((t) => [`<b>Trial ${escaped(t.number)}</b> ${escaped(t.origin)}${t.stopped ? ", stopped early: quality is an estimate" : ""}`, ...t.shown.map(escaped)].join("<br>")),
+      hovertext: tried.map((t) => [`<b>Trial ${escaped(t.number)}</b> ${escaped(t.origin)}${t.stopped ? ", stopped early: quality is an estimate" : ""}`, ...(t.why ? [escaped(t.why)] : []), ...t.shown.map(escaped)].join("<br>")),
       marker: {
         color: colour("trial"), size: 6, opacity: 0.38, symbol: tried.map((t) => (t.stopped ? "circle-open" : "circle")),
       },

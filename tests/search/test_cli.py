@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,9 @@ import torch
 
 from paretopress.search import load
 from paretopress.search.cli import main
-from paretopress.search.journal import read
+from paretopress.search.journal import FILE, read
+from paretopress.search.result import Result
+from paretopress.spaces.recipe import Recipe, Step
 
 YAML = """
 task: paretopress.search.examples.digits:task
@@ -63,6 +66,22 @@ def test_pick_prints_a_model_that_loads(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     path = next(line.removeprefix("model: ") for line in done.stdout.splitlines() if line.startswith("model: "))
     assert load(folder / path)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_front_that_is_behind_its_record_says_so(folder: Path, tmp_path: Path) -> None:
+    """After a run went on and was killed, nobody takes the old front for the last word."""
+    run = shutil.copytree(folder / "d", tmp_path / "d")
+    assert "the record has" not in command("pick", "d", cwd=tmp_path).stdout.lower()
+    recipe = Recipe.of([Step.of("fc", "integer", bits=3)])
+    with (run / FILE).open("a") as journal:
+        journal.write(
+            json.dumps({"trial": Result(99, recipe, status="failed", error="x").to_json(), "sampler": {}}) + "\n"
+        )
+    for words in (("pick", "d"), ("report", "d")):
+        done = command(*words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "! The record has 1 trial that this front knows nothing of" in done.stdout
+        assert "paretopress resume d" in done.stdout
 
 
 def test_exported_model_is_checked_on_validation_data(folder: Path) -> None:

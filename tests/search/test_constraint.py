@@ -38,6 +38,17 @@ def test_limits_are_kept_or_broken(text: str, kept: bool) -> None:
     assert (violation <= 1e-9) is kept
 
 
+@pytest.mark.parametrize("text", ["latency <= 0.7x", "latency <= 70%", "latency <= 0.7"])
+def test_a_ratio_is_limited_as_it_is(text: str) -> None:
+    """A latency is a multiple of the original's already: the noise of the original's own doesn't move the limit."""
+    base = Result(0, Recipe(), {"latency": Measurement(0.97, "x baseline")})
+    fast = Result(1, Recipe(), {"latency": Measurement(0.69, "x baseline")})
+    limit = Constraint.parse(text)
+    [violation] = violations([limit], fast, base, QUALITY)
+    assert violation == pytest.approx(-0.01)
+    assert limit.allowed(base, QUALITY)[1] == pytest.approx(0.7)
+
+
 def test_a_loss_rises_where_accuracy_drops() -> None:
     """For a metric of which less is better, worse is a rise of its value."""
     base = Result(0, Recipe(), {"mse": Measurement(1.0)})
@@ -70,6 +81,7 @@ def test_another_form_is_refused(text: str) -> None:
         ("size <= big", "'big' is not a number"),
         ("accuracy dorp <= 2%", "'dorp <= 2%' is not drop, rise or a sign"),
         ("size <= 3 furlongs", "'furlongs' is no unit"),
+        ("size <= 3 kb", "'kb' is no unit (did you mean 'kB'?)"),
         ("", "the name of a metric is missing"),
     ],
 )

@@ -49,6 +49,17 @@ def test_work_is_told_with_what_it_consists_of() -> None:
     assert "ran 512 calibration examples for batch norm, and trained on 640 examples" in text
 
 
+def test_stopped_trials_are_told_by_their_reasons() -> None:
+    """Who sees that trials were lost to a limit can loosen it; to the front, nothing is wrong."""
+    broke = result(2, status="stopped", error="size of 17 kB breaks the limit of 11 kB")
+    behind = result(3, status="stopped", error="accuracy 0.5 can't become accuracy 0.9")
+    base = result(0), result(1)
+    assert "1 of 3 trials was stopped early: 1 broke a limit." in said(front(*base, broke))
+    assert "1 of 3 trials was stopped early: the front was out of reach." in said(front(*base, behind))
+    both = "2 of 4 trials were stopped early: 1 broke a limit, the front was out of reach of 1."
+    assert both in said(front(*base, broke, behind))
+
+
 def test_one_is_singular() -> None:
     """One trial, one proposal and two of them have their verbs."""
     stopped = [result(n, status="stopped") for n in (2, 3)]

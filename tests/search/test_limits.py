@@ -27,7 +27,7 @@ def outlook(*lost: float) -> Outlook:
 def test_violation_is_in_shares_of_the_original() -> None:
     """A proposer and the front that it is for mean the same by nearest."""
     limits = Limits(GOALS, ("size", "macs"))
-    costs = np.array([[80.5, 20.0], [50.0, 20.0], [50.4, 1.0]])
+    costs = np.array([[80.125, 20.0], [50.0, 20.0], [50.1, 1.0]])
     assert limits.violation(np.array([0.3, 0.3, 0.1]), costs) == pytest.approx([0.3 + 0.2, 0.2, 0.0])
 
 
@@ -50,6 +50,21 @@ def test_what_keeps_the_limits_is_sought_before_what_comes_nearer() -> None:
     assert not_near == 0
     limits.kept = True
     assert limits.chance(outlook(0.05, 0.2), costs[:2]) == pytest.approx([1, 0])
+
+
+def test_where_costs_are_out_of_reach_the_front_of_loss_and_excess_is_sought() -> None:
+    """Not only what loses least among all that is near: a choice between the nearest and the best of those."""
+    limits = Limits(replace(GOALS, limits={"size": 5.0}, lost=math.inf), ("size", "macs"))
+    limits.tell(0.5, np.array([20.0, 1.0]))
+    limits.look(np.array([0.1, 0.4]))
+    assert not limits.sought
+    limits.look(np.array([0.15, 0.4]))
+    assert limits.sought
+    costs = np.array([[21.0, 1.0], [34.0, 1.0], [40.0, 1.0], [20.0, 1.0]])
+    small, larger, too_large, known = limits.chance(outlook(0.3, 0.1, 0.0, 0.5), costs)
+    assert small > larger / 2 > 0
+    assert too_large == 0
+    assert known == pytest.approx(0, abs=1e-3)
 
 
 @pytest.mark.parametrize(("size", "lost"), [(0.05, 0.01), (0.02, 0.02)])

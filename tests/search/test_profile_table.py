@@ -35,11 +35,11 @@ def found(task: Task, space: Space) -> Profile:
     return profile(task, space, progress=False)
 
 
-def printed(profile: Profile, technique: str | None, layers: str, width: int) -> str:
+def printed(profile: Profile, technique: str | None, layers: str, width: int, coloured: bool = False) -> str:
     """Return what the terminal gets."""
     console = Console(file=io.StringIO(), width=width, highlight=False)
     sites = narrowed(profile.choices.space, technique, layers)
-    for line in profile_lines(profile, technique, sites, width):
+    for line in profile_lines(profile, technique, sites, width, coloured):
         console.print(line)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -132,6 +132,12 @@ def test_latency_has_a_line(found: Profile) -> None:
     assert "time" in text
     assert "of the time in percent" in text
     assert "of the time in percent" not in printed(found, "integer", "fc", 100)
+
+
+def test_colours_are_explained_where_there_are_any(found: Profile) -> None:
+    """A log has none, and reads the words for something else."""
+    assert "most harmful fifth" in printed(found, None, "fc", 200, coloured=True)
+    assert "fifth" not in printed(found, None, "fc", 200)
 
 
 def test_units_of_damage_are_said(found: Profile) -> None:

@@ -123,6 +123,7 @@ def test_stopped_trials_are_counted_apart_and_marked() -> None:
     page = Read(render(data))
     assert "4 trials, 1 stopped early, 2 failed" in page.text
     assert [(t["number"], t["stopped"]) for t in page.data["trials"]] == [(0, False), (3, True)]
+    assert [t["why"] for t in page.data["trials"]] == ["", "slow"]
     assert "slow" not in page.text
 
 

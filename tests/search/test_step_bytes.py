@@ -1,0 +1,55 @@
+"""Bytes of steps, learnt from trials."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from known_truth import PROFILE, TRUTH
+
+from paretopress.search.proposer import Proposer
+from paretopress.search.step_bytes import StepBytes
+from paretopress.spaces.stage import Stage
+
+GENOMES = np.stack(TRUTH.random(60))
+SIZES = TRUTH.costs.predict(GENOMES)[:, 0]
+CHOICES = PROFILE.choices
+#: Bytes that each step really adds, by stage.
+REAL = {Stage.NUMERIC: -80.0, Stage.MASK: -40.0, Stage.CONTAINER: -500.0}
+
+
+def added(genomes: np.ndarray) -> np.ndarray:
+    """Return what steps really add."""
+    each = np.array([REAL.get(d.stage, 0.0) for d in CHOICES.decisions])
+    return np.asarray((genomes > 0) @ each)
+
+
+def test_nothing_is_added_before_a_trial() -> None:
+    """The profile's prediction stands."""
+    assert not StepBytes(CHOICES).of(GENOMES).any()
+
+
+@pytest.mark.parametrize("trials", [5, 30])
+def test_a_few_trials_tell_what_steps_add(trials: int) -> None:
+    """Files of recipes that weren't tried are predicted, and those that weren't measured do no harm."""
+    steps, told = StepBytes(CHOICES), slice(0, trials)
+    small = 0.1 * SIZES
+    measured = np.append((small + added(GENOMES))[told], math.nan)
+    steps.learn(np.vstack([GENOMES[told], GENOMES[59:]]), np.append(small[told], small[59]), measured)
+    off = np.abs(steps.of(GENOMES[30:59]) - added(GENOMES[30:59]))
+    assert off.mean() < (0.5 if trials == 5 else 0.1) * np.abs(added(GENOMES[30:59])).mean()
+
+
+def test_limits_are_kept_where_files_are_larger_than_predicted() -> None:
+    """A proposer whose first trials broke the limit on the size proposes smaller ones."""
+    limit = 0.2 * TRUTH.base["size"]
+    proposer = Proposer(PROFILE, TRUTH.goals(limits={"size": limit}), 0)
+    kept = []
+    for _ in range(30):
+        genome = proposer.ask()
+        lost, costs = TRUTH.of(genome)
+        size = costs["size"] + 600 * np.count_nonzero(genome)
+        kept.append(size <= limit)
+        proposer.tell(genome, lost, costs | {"size": size}, usable=kept[-1])
+    assert np.mean(kept[10:]) > 0.7
