@@ -255,9 +255,7 @@ def _heading(name: str, each: Sequence[list[Row]]) -> tuple[Text, str]:
 def legend(profile: Profile, coloured: bool) -> Text:
     """Return what the figures and colours of the tables mean."""
     damage = "rise of the loss" if profile.classes else "change of the outputs"
-    text = Text(
-        f"damage: predicted {damage} if the step is applied alone, before batch norm is estimated anew or anything trained"
-    )
+    text = Text(f"damage: predicted {damage} if the step is applied alone, before batch norm is estimated anew")
     if coloured:
         text.append("; of all steps the ")
         for colour, words in zip(_COLOURS, ("least harmful", "second", "middle", "fourth", "most harmful")):

@@ -48,8 +48,8 @@ class StepBytes:
         steps[:, 0] = 0
         weighted = steps / np.square(_LEFT * measured[known])[:, None]
         precision = weighted.T @ steps + np.eye(self._width) / _EXPECTED**2
-        each: Values = np.linalg.solve(precision, weighted.T @ (measured - predicted)[known])
-        self._bytes = each[self._technique]
+        each = np.linalg.solve(precision, weighted.T @ (measured - predicted)[known])
+        self._bytes = each[self._technique].astype(np.float64)
 
     def of(self, genomes: Genomes) -> Values:
         """Return the bytes (n,) that are added for genomes (n, decisions)."""
