@@ -357,7 +357,9 @@ class Proposer:
         """Return predicted costs (n, metrics)."""
         known = self.costs.predict(genomes)
         fitted = self.fitted.predict(known)
-        known[:, self.costs.metrics.index(SIZE)] += self.steps.of(genomes)
+        if SIZE in self.metrics:
+            place = self.costs.metrics.index(SIZE)
+            known[:, place] = self.steps.corrected(genomes, known[:, place])
         columns = [fitted[m] if m in fitted else known[:, self.costs.metrics.index(m)] for m in self.metrics]
         return np.column_stack(columns) if columns else np.zeros((len(genomes), 0))
 

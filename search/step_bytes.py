@@ -1,4 +1,4 @@
-"""What a step of each technique adds to a file beside the numbers, or takes from it: learnt from trials.
+"""What files have beside the predicted bytes: a share of those, and some for each step. Learnt from trials.
 
 The profile measures each step alone. A layer that takes several steps pays once for its tables of codes, a file once
 for the names in it, and a recipe without the coder has longer numbers than was predicted. On a small model that is a
@@ -15,12 +15,15 @@ from ..spaces.stage import Stage
 
 Values = npt.NDArray[np.float64]
 
-#: Standard deviation of what is expected of a step, in bytes; and what is left of a file's length, as a share.
-_EXPECTED, _LEFT = 60.0, 0.01
+#: Standard deviations of what is expected: of a step, in bytes; of all together, as a share; and of what is left of a
+#: file's length, as a share.
+_EXPECTED, _SHARE, _LEFT = 60.0, 0.03, 0.005
+#: What is left of a prediction at least: steps that save bytes must not add up to nothing where nobody has tried.
+_LEAST = 0.5
 
 
 class StepBytes:
-    """Bytes that are added to the predicted length of a file, for each step of a technique.
+    """Corrects predicted lengths of files.
 
     Parameters
     ----------
@@ -38,6 +41,7 @@ class StepBytes:
                     self._technique[offset + number] = names.setdefault(setting.technique, 1 + len(names))
         self._width = 1 + len(names)
         self._bytes: Values = np.zeros(len(self._technique))
+        self._share = 0.0
 
     def learn(self, genomes: Genomes, predicted: Values, measured: Values) -> None:
         """Take in the trials: genomes (n, decisions), lengths (n,) as predicted and as measured, NaN if unknown."""
@@ -45,13 +49,15 @@ class StepBytes:
         taken = self._technique[genomes[known] + self._offsets]
         places = taken + self._width * np.arange(len(taken))[:, None]
         steps = np.bincount(places.reshape(-1), minlength=len(taken) * self._width).reshape(len(taken), self._width)
-        steps[:, 0] = 0
-        weighted = steps / np.square(_LEFT * measured[known])[:, None]
-        precision = weighted.T @ steps + np.eye(self._width) / _EXPECTED**2
-        each = np.linalg.solve(precision, weighted.T @ (measured - predicted)[known])
+        rows = steps.astype(np.float64)
+        rows[:, 0] = predicted[known]  # in place of the steps that nobody takes
+        weighted = rows / np.square(_LEFT * measured[known])[:, None]
+        prior = np.where(np.arange(self._width) == 0, _SHARE, _EXPECTED)
+        each = np.linalg.solve(weighted.T @ rows + np.diag(prior**-2.0), weighted.T @ (measured - predicted)[known])
+        self._share, each[0] = float(each[0]), 0.0
         self._bytes = each[self._technique].astype(np.float64)
 
-    def of(self, genomes: Genomes) -> Values:
-        """Return the bytes (n,) that are added for genomes (n, decisions)."""
-        added: Values = self._bytes[genomes + self._offsets].sum(1)
-        return added
+    def corrected(self, genomes: Genomes, predicted: Values) -> Values:
+        """Return the lengths (n,) of files of genomes (n, decisions), given those that were predicted."""
+        found = (1 + self._share) * predicted + self._bytes[genomes + self._offsets].sum(1)
+        return np.maximum(found, _LEAST * predicted)
