@@ -59,5 +59,6 @@ class StepBytes:
 
     def corrected(self, genomes: Genomes, predicted: Values) -> Values:
         """Return the lengths (n,) of files of genomes (n, decisions), given those that were predicted."""
-        found = (1 + self._share) * predicted + self._bytes[genomes + self._offsets].sum(1)
-        return np.maximum(found, _LEAST * predicted)
+        corrected = (1 + self._share) * predicted + self._bytes[genomes + self._offsets].sum(1)
+        found: Values = np.maximum(corrected, _LEAST * predicted)
+        return found

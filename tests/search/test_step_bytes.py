@@ -34,7 +34,7 @@ def test_nothing_is_added_before_a_trial() -> None:
 def test_a_few_trials_tell_what_steps_add(trials: int) -> None:
     """Files of recipes that weren't tried are predicted, and those that weren't measured do no harm."""
     steps, told = StepBytes(CHOICES), slice(0, trials)
-    small = 0.1 * SIZES
+    small = 0.2 * SIZES
     real = 1.02 * small + added(GENOMES)
     measured = np.append(real[told], math.nan)
     steps.learn(np.vstack([GENOMES[told], GENOMES[59:]]), np.append(small[told], small[59]), measured)
