@@ -47,13 +47,15 @@ class Limits:
     """
 
     def __init__(self, goals: Goals, metrics: Sequence[str]) -> None:
-        self._most = np.array([goals.limits.get(m, math.inf) for m in metrics])
-        self._base = np.array([goals.base[m] for m in metrics])
+        self._places = [i for i, m in enumerate(metrics) if m in goals.limits]
+        self._most = np.array([goals.limits[metrics[i]] for i in self._places])
+        self._base = np.array([goals.base[metrics[i]] for i in self._places])
         self._lost, self._whole = goals.lost, goals.reach
         self._excess = math.inf  # the least of what was told, of costs
         self._near: Values = np.zeros((0, 2))  # of what was told, the front of loss and excess
         self._beyond = False  # whether no candidate keeps the limits on costs, and the nearest was tried
-        self._violated = float(self.violation(np.zeros(1), self._base[None])[0])  # and of all; at first the original's
+        whole = np.array([[goals.base[m] for m in metrics]])
+        self._violated = float(self.violation(np.zeros(1), whole)[0])  # and of all; at first the original's
         self.kept = False
 
     @property
@@ -76,7 +78,7 @@ class Limits:
 
     def excess(self, costs: Values) -> Values:
         """Return (n,) by how much costs (n, metrics) are above the limits, in all, as shares of the original's."""
-        above: Values = (np.maximum(costs - (1 + MARGIN) * self._most, 0.0) / self._base).sum(1)
+        above: Values = (np.maximum(costs[:, self._places] - (1 + MARGIN) * self._most, 0.0) / self._base).sum(1)
         return above
 
     def violation(self, lost: Values, costs: Values) -> Values:
