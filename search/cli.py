@@ -82,7 +82,7 @@ def search(
     racing: Annotated[bool | None, typer.Option(help="Stop trials that can't reach the front any more.")] = None,
     storage: Annotated[str | None, typer.Option(help="Override storage: a PostgreSQL database for the record.")] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and show the space; run nothing.")
+        bool, typer.Option("--dry-run", help="Check everything, show the space and how limits were read; run nothing.")
     ] = False,
 ) -> None:
     """Search the compressions of a model that a YAML file names."""
@@ -218,12 +218,12 @@ def _run(
         "executor": chosen.executor,
         "resources": chosen.resources(),
     }
-    make_plan(task, **options)
+    plan = make_plan(task, **options)
     space = chosen.build_space(task)
     _out.print(f"{task.name}: {space!r}", soft_wrap=True)
     if dry_run:
-        for note in space.notes:
-            _out.print(f"note: {note}", soft_wrap=True)
+        for line in (*plan.lines(), *(f"note: {note}" for note in space.notes)):
+            _out.print(line, soft_wrap=True, markup=False)
         return
     about = {"command": _command(), "config": chosen.model_dump(mode="json")}
     try:
@@ -256,12 +256,25 @@ def report(folder: Folder) -> None:
     _warn(behind(front, about))
 
 
+def _share(text: str | float) -> float:
+    """Return a number that may be written in per cent."""
+    number = str(text).strip()
+    try:
+        return float(number.removesuffix("%")) / 100 if number.endswith("%") else float(number)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no number. Write 0.01 or 1%.") from None
+
+
 @app.command()
 def pick(
     folder: Folder,
     max_accuracy_drop: Annotated[
         float | None,
-        typer.Option(help="Largest acceptable loss of quality, e.g. 0.01 for one point of accuracy."),
+        typer.Option(
+            parser=_share,
+            metavar="FLOAT",
+            help="Largest acceptable loss of quality: 0.01 or 1% is a point of accuracy.",
+        ),
     ] = None,
     minimise: Annotated[str, typer.Option("--minimise", "--minimize", help="size, macs, latency, ...")] = "size",
     point: Annotated[int | None, typer.Option(help="A point by its number, instead.")] = None,

@@ -84,6 +84,24 @@ class Constraint:
         """Whether the limit is a multiple of the baseline's value, if the metric is a cost."""
         return self.unit in _RELATIVE
 
+    def meaning(self, quality: Objective, unit: str = "") -> str:
+        """Return how the limit was read, in words: ``size at most 0.3 times the original's``.
+
+        Parameters
+        ----------
+        quality
+            The task's own metric.
+        unit
+            Of the limited one.
+        """
+        side = "at most" if self.sign == "<=" else "at least"
+        number = f"{self.limit:,.10g}"
+        if self.word:
+            return f"{self.metric} {side} {number} {'below' if self.word == 'drop' else 'above'} the original's"
+        if _is_ratio(unit) or self._of_original(quality):
+            return f"{self.metric} {side} {number} times the original's"
+        return f"{self.metric} {side} {number} {'bytes' if unit == 'B' else unit}".rstrip()
+
     def violation(self, result: Result, baseline: Result, quality: Objective) -> float:
         """Return how far a result is beyond the limit, as a share of the baseline's value; 0 or less means it is kept.
 
@@ -117,8 +135,11 @@ class Constraint:
         return _ROUNDING * max(abs(limit), abs(self._original(baseline)))
 
     def _limit(self, baseline: Result, quality: Objective) -> float:
-        relative = self.unit == "x" or (self.unit == "%" and self.metric != quality.name)
-        return self.limit * self._original(baseline) if relative else self.limit
+        return self.limit * self._original(baseline) if self._of_original(quality) else self.limit
+
+    def _of_original(self, quality: Objective) -> bool:
+        """Whether the number is a multiple of the original's value."""
+        return self.unit == "x" or (self.unit == "%" and self.metric != quality.name)
 
     def _original(self, baseline: Result) -> float:
         """Return the original's value: 1 of a ratio to the original's, whatever noise it was measured with."""

@@ -56,6 +56,21 @@ class Plan:
     columns: tuple[Evaluator, ...] = ()
     storage: str | None = None
 
+    def lines(self) -> list[str]:
+        """Return how the settings were read, for people: goals, each limit in words, budget, sampler."""
+        units = {m.name: m.unit for m in self.metrics}
+        ways = {"maximize": "larger", "minimize": "smaller"}
+        goals = [f"{o.name} ({ways[o.direction]} is better)" for o in self.objectives]
+        limits = [f"limit {c.text!r}: {c.meaning(self.quality, units.get(c.metric, ''))}" for c in self.constraints]
+        amounts = {"trials": self.budget.trials, "minutes": self.budget.minutes, "evaluations": self.budget.evaluations}
+        budget = " or ".join(f"{value:g} {name}" for name, value in amounts.items() if value is not None)
+        racing = "with racing" if self.racing else "without racing"
+        return [
+            f"goals: {', '.join(goals)}",
+            *limits,
+            f"budget: {budget}; sampler {self.sampler}, seed {self.seed}, {racing}",
+        ]
+
 
 def make_plan(
     task: Task,

@@ -15,6 +15,7 @@ from paretopress.search import load
 from paretopress.search.cli import main
 from paretopress.search.journal import FILE, read
 from paretopress.search.result import Result
+from paretopress.search.saved import open_front
 from paretopress.spaces.recipe import Recipe, Step
 
 YAML = """
@@ -62,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_pick_prints_a_model_that_loads(folder: Path) -> None:
     """The path that pick prints holds a model that runs in this process, which never saw its class by name."""
-    done = command("pick", "d", "--max-accuracy-drop", "0.05", "--minimise", "size", cwd=folder)
+    done = command("pick", "d", "--max-accuracy-drop", "5%", "--minimise", "size", cwd=folder)
     assert done.returncode == 0, done.stderr
     path = next(line.removeprefix("model: ") for line in done.stdout.splitlines() if line.startswith("model: "))
     assert load(folder / path)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
@@ -213,11 +214,15 @@ def test_failed_trials_are_run_again_when_asked_for(tmp_path: Path) -> None:
 
 
 def test_dry_run_checks_and_writes_nothing(tmp_path: Path) -> None:
-    """A dry run shows the space's size and leaves no folder."""
-    (tmp_path / "d.yaml").write_text(YAML)
-    done = command("search", "d.yaml", "--dry-run", cwd=tmp_path)
+    """A dry run shows the space's size, how limits and budget were read, and leaves no folder."""
+    (tmp_path / "d.yaml").write_text(YAML + "\nconstraints: ['accuracy drop <= 2%', 'size <= 0.3x', 'size <= 20 kB']\n")
+    done = command("search", "d.yaml", "--dry-run", "--minutes", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "recipes" in done.stdout
+    assert "limit 'accuracy drop <= 2%': accuracy at most 0.02 below the original's" in done.stdout
+    assert "size at most 0.3 times the original's" in done.stdout
+    assert "size at most 20,000 bytes" in done.stdout
+    assert "trials or 3 minutes; sampler " in done.stdout
     assert not (tmp_path / "d").exists()
 
 
@@ -283,6 +288,8 @@ def test_wrong_paths_and_words_end_with_status_2(
         (["--minimise", "sizes"], "Did you mean 'size'"),
         (["--max-accuracy-drop", "-0.9"], "no point of the front is good enough"),
         (["--max-accuracy-drop", "5"], "Did you mean 0.05"),
+        (["--max-accuracy-drop", "500%"], "Did you mean 0.05"),
+        (["--max-accuracy-drop", "little"], "'little' is no number"),
     ],
 )
 def test_picking_the_impossible_is_explained(
@@ -290,3 +297,14 @@ def test_picking_the_impossible_is_explained(
 ) -> None:
     """A point that isn't there, a metric that wasn't measured and a drop nobody reaches are explained."""
     assert expected in refused("pick", str(folder / "d"), *words, capsys=capsys)
+
+
+def test_pick_repeats_that_no_model_keeps_all_limits(tmp_path: Path) -> None:
+    """Who only reads what pick prints is told, too, and by how much the nearest model misses."""
+    (tmp_path / "d.yaml").write_text(YAML + "sampler: random\nconstraints: ['size <= 1 kB']\n")
+    assert command("search", "d.yaml", "--trials", "3", cwd=tmp_path).returncode == 0
+    done = command("pick", "d", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    [warning] = [line for line in done.stdout.splitlines() if line.startswith("! ") and "No model" in line]
+    assert "size <= 1 kB" in done.stdout
+    assert "! " + open_front(tmp_path / "d").notes[0] == warning

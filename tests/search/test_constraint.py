@@ -38,6 +38,29 @@ def test_limits_are_kept_or_broken(text: str, kept: bool) -> None:
     assert (violation <= 1e-9) is kept
 
 
+@pytest.mark.parametrize(
+    ("text", "unit", "said", "most"),
+    [
+        ("size <= 0.3 kB", "B", "size at most 300 bytes", 300),
+        ("size <= 30%", "B", "size at most 0.3 times the original's", 300),
+        ("accuracy drop <= 2%", "", "accuracy at most 0.02 below the original's", -0.88),
+        ("accuracy >= 80%", "", "accuracy at least 0.8", -0.8),
+        ("accuracy >= 0.5x", "", "accuracy at least 0.5 times the original's", -0.45),
+        ("latency <= 70%", "x baseline", "latency at most 0.7 times the original's", 0.7),
+        ("macs <= 1.5 M", "MACs", "macs at most 1,500,000 MACs", 1.5e6),
+    ],
+)
+def test_what_a_limit_is_said_to_mean_is_what_it_does(text: str, unit: str, said: str, most: float) -> None:
+    """The words of a dry run and the judgement of a trial are of one reading."""
+    base = Result(
+        0, Recipe(), {**BASE.measurements, "latency": Measurement(0.97, "x baseline"), "macs": Measurement(3e6)}
+    )
+    limit = Constraint.parse(text)
+    assert limit.meaning(QUALITY, unit) == said
+    low, high = limit.allowed(base, QUALITY)
+    assert (high if most > 0 else -low) == pytest.approx(most)
+
+
 @pytest.mark.parametrize("text", ["latency <= 0.7x", "latency <= 70%", "latency <= 0.7"])
 def test_a_ratio_is_limited_as_it_is(text: str) -> None:
     """A latency is a multiple of the original's already: the noise of the original's own doesn't move the limit."""
