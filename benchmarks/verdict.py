@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 #: Of tables that go to a file, in characters.
-WIDTH = 120
+WIDTH = 140
 
 
 @dataclass(frozen=True)

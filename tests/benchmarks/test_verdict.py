@@ -92,7 +92,7 @@ def test_parts_are_named_or_all(verdict: ModuleType, capsys: pytest.CaptureFixtu
     assert "there is no c, but a, b" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("columns", "width"), [(None, 120), ("90", 90)])
+@pytest.mark.parametrize(("columns", "width"), [(None, 140), ("90", 90)])
 def test_tables_in_a_file_are_wide_enough_to_be_read(
     verdict: ModuleType, monkeypatch: pytest.MonkeyPatch, columns: str | None, width: int
 ) -> None:
