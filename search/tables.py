@@ -77,19 +77,30 @@ def point_table(point: Point, front: Front) -> Table:
     table = Table(title=f"point {point.id} · trial {point.result.number} · {point.recipe.digest}", title_justify="left")
     for name in ("", "this model", "original"):
         table.add_column(name)
-    names = dict.fromkeys((*point.final, *point.result.measurements))
-    for name in names:
-        found = point.final.get(name)
-        timed = paired(found.value, found.detail) if found is not None else ""
-        table.add_row(
-            name, _cell(found, point.value(name)) + (f" ({timed})" if timed else ""),
-            _cell(front.baseline.final.get(name)), end_section=name == list(names)[-1],
-        )  # fmt: skip
+    both, quality = (point, front.baseline), front.quality.name
+    table.add_row(f"{quality} on {front.split}", *(escape(_quality(p, quality)) for p in both))
+    if front.split != "validation":  # what limits and picking go by
+        table.add_row(f"{quality} on validation", *(f"{p.result.value(quality):.4f}" for p in both))
+    for name in dict.fromkeys((*point.final, *point.result.measurements)):
+        if name != quality:
+            found = point.final.get(name)
+            own = escape(_cell(found, point.value(name)) + _beside(found))
+            table.add_row(name, own, _cell(front.baseline.final.get(name)))
+    table.add_section()
     sites = list(dict.fromkeys(s.site for s in point.recipe.steps))
     for site in sites:
         choices = [f"{s.technique} {_settings(s.params)}".strip() for s in in_stage_order(point.recipe.at(site))]
         table.add_row(escape(site), escape(" · ".join(choices)), "")
     return table
+
+
+def _beside(found: Measurement | None) -> str:
+    """Return what is to be known of a latency beside the ratio: its interval, and the two times."""
+    if found is None:
+        return ""
+    between = " [{:.2f}, {:.2f}]".format(*found.interval) if found.relative and found.interval else ""
+    timed = paired(found.value, found.detail)
+    return between + (f" ({timed})" if timed else "")
 
 
 def _settings(params: Sequence[tuple[str, object]]) -> str:

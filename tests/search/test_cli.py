@@ -28,6 +28,8 @@ budget: {trials: 5}
 executor: local
 """
 
+SPLITS = ("test", "validation")
+
 
 def command(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     """Run ``paretopress`` with these words."""
@@ -62,11 +64,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pick_prints_a_model_that_loads(folder: Path) -> None:
-    """The path that pick prints holds a model that runs in this process, which never saw its class by name."""
+    """The path that pick prints holds a model that runs in this process, which never saw its class by name; beside the
+    figure on test data, with its interval, is the one that was picked by.
+    """
     done = command("pick", "d", "--max-accuracy-drop", "5%", "--minimise", "size", cwd=folder)
     assert done.returncode == 0, done.stderr
     path = next(line.removeprefix("model: ") for line in done.stdout.splitlines() if line.startswith("model: "))
     assert load(folder / path)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+    test, validation = (next(r for r in done.stdout.splitlines() if f"accuracy on {s}" in r) for s in SPLITS)
+    front = open_front(folder / "d")
+    picked = front.pick(max_accuracy_drop=0.05)
+    low, high = picked.final["accuracy"].interval or (0.0, 0.0)
+    assert f"{picked.final['accuracy'].value:.4f} [{low:.3f}, {high:.3f}]" in test
+    assert f"{picked.result.value('accuracy'):.4f}" in validation
 
 
 def test_a_front_that_is_behind_its_record_says_so(folder: Path, tmp_path: Path) -> None:
