@@ -306,3 +306,18 @@ def test_reseeding_changes_what_is_drawn() -> None:
     same, other = sampler(), sampler()
     other.reseed(1)
     assert [r.recipe for r in run(same)] != [r.recipe for r in run(other)]
+
+
+def test_an_error_near_zero_may_rise_many_times() -> None:
+    """A limit far above the original's own error is still a limit: what breaks it isn't taken for what keeps it."""
+    limits = ["loss rise <= 1.5", "size <= 0.16x"]
+    parsed = [Constraint.parse(text) for text in limits]
+    made = sampler(LOSS, SIZE, quality=LOSS, constraints=limits)
+    kept = 0
+    for number in range(25):
+        proposal = made.ask()
+        result = outcome(proposal.recipe, number)
+        broken = violations(parsed, result, BASELINE, LOSS)
+        made.tell(proposal, result, broken)
+        kept += max(broken) <= 0
+    assert kept >= 5
