@@ -12,6 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+# Read by the import: without it that leaves files in the home folder, and reports to the maker.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 import onnxruntime
 
 from ..spaces.errors import ArtifactError

@@ -291,4 +291,7 @@ def _explained(error: ValidationError, where: str) -> SettingError:
         return SettingError(f"{where}: {key}", None, "is required", "Write 'task: module:function'.")
     form = _RULES.get(problem["type"], problem["msg"][0].lower() + problem["msg"][1:])
     rule = _SEVERAL.get(path[0], form.format(**problem.get("ctx", {})))
-    return SettingError(f"{where}: {key}", problem["input"], rule, _REMEDIES.get(key, ""))
+    remedy = _REMEDIES.get(key, "")
+    if key == "constraints" and isinstance(problem["input"], str):
+        remedy = f"Write [{problem['input']!r}]."
+    return SettingError(f"{where}: {key}", problem["input"], rule, remedy)

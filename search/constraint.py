@@ -30,6 +30,8 @@ _RELATIVE, _COUNTED, _BYTES = ("x", "%"), ("x", "%", "k", "M", "G"), ("x", "%", 
 _ROUNDING = 1e-9
 #: Fewer than any model's file has, or its tensors take at work.
 _FEWEST_BYTES = 64
+#: Accuracies above 1 that may have been meant in per cent.
+_PER_CENT = 2.0
 _WHOLE = {"B": "byte", "MACs": "MAC", "bit operations": "bit operation", "weights": "parameter"}
 
 
@@ -231,7 +233,8 @@ def _nonsense(
         other = f", or limit its {'drop' if sign == '>=' else 'rise'}" if name == quality.name else ""
         return f"a {better} {name} is better, so it is limited by {sign}", f"Write '{name} {sign} ...'{other}."
     if name == ACCURACY.name and constraint.limit > 1:
-        return "an accuracy is at most 1", f"Did you mean '{name} {sign} {constraint.limit:g}%'?"
+        meant = f"Did you mean '{name} {sign} {constraint.limit:g}%'?" if constraint.limit >= _PER_CENT else ""
+        return "an accuracy is at most 1", meant or f"E.g. '{name} {sign} 0.95'."
     return _nonsense_of_cost(constraint, known) if known is not None and name != quality.name else ("", "")
 
 

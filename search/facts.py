@@ -35,7 +35,7 @@ def notes(front: Front, space: Space, plan: Plan, why: str, repeats: int, needs_
     yield ends[why]
     if front.split == "validation":
         yield "The task has no test split: the final figures are on validation data, which the search optimised."
-    if len(front) == 1 and front[0].recipe.is_baseline:
+    if front.feasible and len(front) == 1 and front[0].recipe.is_baseline:
         yield "No compressed model was better than the original in any objective."
     if front.errors:
         yield f"{len(front.errors)} of {counted(len(front.results), 'trial')} failed{_why(front)}."
@@ -45,7 +45,7 @@ def notes(front: Front, space: Space, plan: Plan, why: str, repeats: int, needs_
         behind = "the front was out of reach" + (f" of {stopped - broke}" if broke else "")
         reasons = [*([f"{broke} broke a limit"] if broke else []), *([behind] if broke < stopped else [])]
         yield f"{_were(stopped, len(front.results))} stopped early: {', '.join(reasons)}."
-        yield _work(front)
+    yield _work(front)
     if repeats:
         again = (
             "proposal that repeated a known recipe was"

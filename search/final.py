@@ -180,7 +180,11 @@ class _Points:
         figures, failed = self._measured(data, result)
         quality = Objective(self.bench.task.metric.name, self.bench.task.metric.direction)
         final = replace(result, measurements=figures), replace(base.result, measurements=base.final)
-        broken = [broken_by(c, *final, quality, self.split) for c in self.constraints]
+        of_search = result, base.result
+        broken = [
+            broken_by(c, *final, quality, self.split) or broken_by(c, *of_search, quality, "validation")
+            for c in self.constraints
+        ]
         flags = (*flags, *filter(None, broken), *_flags(figures, base.final, quality), *failed)
         return self._written(number, data, result, folder, figures, flags)
 

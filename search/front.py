@@ -279,8 +279,9 @@ class Front:
         if not points and self.points:
             nearest_point = min(self.points, key=self.drop)
             raise RunError(
-                f"no point of the front is good enough; the best one is point {nearest_point.id} with a drop of "
-                f"{self.drop(nearest_point):.4g} in {self.quality.name}. Allow more, or search longer."
+                f"no point of the front loses at most {max_accuracy_drop:g} of {self.quality.name} on validation data, "
+                f"which picks go by; the best one, point {nearest_point.id}, loses {self.drop(nearest_point):.4g}. "
+                "Allow more, or search longer."
             )
         for metric, limit in (at_most or {}).items():
             self._direction(metric)

@@ -35,7 +35,7 @@ class Measure:
         Whose recipes are tried.
     metrics
         What is measured on validation data, in this order: names (see ``paretopress techniques``) or metrics of your
-        own, such as ``Latency(batch=32)``.
+        own, such as ``Latency(batch=32)``; by default the task's own metric and size.
     seed
         For what is random in a trial.
 
@@ -46,10 +46,11 @@ class Measure:
     """
 
     def __init__(
-        self, task: Task, space: Space, metrics: Sequence[str | Evaluator] = ("accuracy", "size"), *, seed: int = 0
+        self, task: Task, space: Space, metrics: Sequence[str | Evaluator] | None = None, *, seed: int = 0
     ) -> None:
         check_fits(task, space)
         check_seed(seed)
+        metrics = [task.metric.name, "size"] if metrics is None else metrics
         fits = isinstance(metrics, list | tuple) and all(isinstance(m, str | Evaluator) for m in metrics)
         if not fits or not metrics:
             raise SettingError("metrics", metrics, "must be a list of names or metrics", "Write ['accuracy', 'size'].")

@@ -41,6 +41,9 @@ def narrowed(space: Space, technique: str | None, layers: str) -> set[str]:
     """
     places = {(d.site, option.technique) for d in space.decisions if is_measured(d) for option in d.options}
     known, offered = {name for _, name in places}, {site for site, _ in places}
+    if technique is not None and technique in {o.technique for d in space.decisions for o in d.options} - known:
+        rule = "is of the whole model, so it does nothing to one layer, and no row is of it"
+        raise SettingError("technique", technique, rule, f"Known: {', '.join(sorted(known))}.")
     if technique is not None and technique not in known:
         raise SettingError("technique", technique, "is not among this space's steps", nearest(technique, known))
     chosen = {s.name for s in select([s for s in space.sites.values() if s.name in offered], [layers])}

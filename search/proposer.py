@@ -49,6 +49,8 @@ _EXTREMES = 2
 _STRUCTURES = 3
 #: While a model that keeps the limits is sought, so many that came nearest are changed.
 _PARENTS = 8
+#: Nothing is hoped to lose so many standard errors less than the best that was measured.
+_HOPED = 2.0
 #: When all that was weighed is known, so many random recipes are looked at.
 _DRAWN = 100
 
@@ -246,12 +248,15 @@ class Proposer:
         self._learnt = len(self.told)
         self._foretold.clear()
         self._imagined = None
-        if self.surrogate.luck.known and self._best_lost == 0:
-            self._count_better()
+        if self.surrogate.luck.known:
+            best = min(0.0, *(t.lost for t in self.told.values())) - _HOPED * self.goals.noise
+            if self._best_lost == 0:
+                self._best_lost = best
+                self._count_better()
+            self._best_lost = min(self._best_lost, best)
 
     def _count_better(self) -> None:
         """From now on, what loses less than the original is better. Before luck is known, luck would pass for merit."""
-        self._best_lost = -math.inf
         for key, trial in self.told.items():
             point = self._points(np.array([trial.lost]), trial.costs[None])[0]
             self.told[key] = replace(trial, point=point)
@@ -364,10 +369,13 @@ class Proposer:
         return np.column_stack(columns) if columns else np.zeros((len(genomes), 0))
 
     def least(self, metric: str) -> float:
-        """Return the lowest predicted cost of any recipe, as far as is known; 0 of metrics that only trials tell."""
+        """Return the lowest cost of any recipe, the original among them, as far as is predicted; 0 of metrics that only
+        trials tell.
+        """
         if metric not in self.costs.metrics:
             return 0.0
-        return float(self._costs(self.pool.cheapest(metric))[:, self.metrics.index(metric)].min())
+        found = self._costs(self.pool.cheapest(metric))[:, self.metrics.index(metric)].min()
+        return float(min(found, self.goals.base[metric]))
 
     def floors(self, genome: npt.NDArray[np.int64]) -> dict[str, float]:
         """Return metric -> a value below what a genome (decisions,) will be measured to have, all but surely; of those

@@ -32,12 +32,14 @@ Values = npt.NDArray[np.float64]
 Effects = tuple[Values, Values, Values, Values]
 
 #: Standard deviations of the prior, in natural logarithms of damage: of sites, techniques, settings, changes, and of
-#: what training gives back on its own and for a technique, and of the harm it does. Of the knobs of training the first,
-#: its length, gives back most, the second half of that, the third a third.
+#: what training gives back: on its own, by each of its knobs, and for a technique.
 _SITE, _TECHNIQUE, _SETTING, _CHANGE, _STRENGTH = 0.9, 0.5, 0.6, 1.0, 0.5
-_GAIN, _GAIN_SETTING, _GIVEN_BACK, _HARM, _HARM_SETTING = 0.7, 0.3, 0.4, 1.0, 0.5
-#: What training is expected to give back before any was seen: damage falls to exp(-gain); and the harm it does.
-_TRAINED, _LONGEST, _HARMED = 0.7, 0.5, 0.02
+_GAIN, _GAIN_SETTING, _GIVEN_BACK = 0.7, 0.5, 0.4
+#: What training is expected to give back before any was seen: damage falls to exp(-gain).
+_TRAINED, _LONGEST = 0.7, 0.5
+#: The harm that training does, as the logit of the quality lost where nothing was damaged: mean and standard deviation,
+#: and that of what a knob adds. It isn't a damage: how the profile's damages turn into losses says nothing of it.
+_HARMED, _HARM, _HARM_SETTING = -5.6, 1.3, 0.65
 #: Where and how steeply quality falls: mean and standard deviation of intercept and slope.
 _PLACE, _PLACE_SD, _SLOPE, _SLOPE_SD = -0.5, 1.5, 1.3, 0.3
 _LEAST_SLOPE = 0.2
@@ -122,15 +124,14 @@ class Surrogate:
         width = self.factors.width, self.techniques.width, self.gains.shape[1]
         ends = np.cumsum([2, width[0], width[1], width[2], width[2]])
         self._factor, self._back, self._gain, self._harm = (slice(a, b) for a, b in pairwise(ends))
-        harm = np.zeros(width[2])
-        harm[:1] = np.log(_HARMED)
+        harm = np.where(self._whole_gain, _HARMED, 0.0)
         self.mean = np.concatenate([[_PLACE, _SLOPE], np.zeros(width[0] + width[1]), self._expected, harm])
         spread = np.concatenate(
             [
                 [_PLACE_SD, _SLOPE_SD, *self._spread],
                 np.full(width[1], _GIVEN_BACK),
                 self._gain_spread,
-                np.where(np.arange(width[2]) == 0, _HARM, _HARM_SETTING),
+                np.where(self._whole_gain, _HARM, _HARM_SETTING),
             ]
         )
         self.prior = Prior(self.mean, np.square(spread))
@@ -158,15 +159,14 @@ class Surrogate:
                 row = offset + number
                 if decision.stage is Stage.RECOVERY:
                     knobs = decision.option(setting.technique).knobs
-                    rank = {knob.name: k for k, knob in enumerate(knobs)}
                     for name, value in (("", ""), *setting.params):
                         key = (setting.technique, name, value)
                         if key not in gains:
                             gains[key] = len(gains)
-                            first = rank.get(name) == 0
+                            first = bool(name) and name == knobs[0].name
                             place = knobs[0].index(value) / max(1, len(knobs[0].values) - 1) if first else 0.0
                             expected.append(_TRAINED if not name else _LONGEST * place)
-                            gain_spread.append(_GAIN if not name else _GAIN_SETTING / (1 + rank[name]))
+                            gain_spread.append(_GAIN_SETTING if name else _GAIN)
                         rows[1].append((row, gains[key], 1.0))
                 elif self.damage[row] > 0:
                     rows[2].append((row, techniques.setdefault(setting.technique, len(techniques)), 1.0))
@@ -183,6 +183,7 @@ class Surrogate:
                         rows[0].append((row, names[feature], value))
             offset += len(settings) + 1
         self._spread, self._expected, self._gain_spread = spread, np.array(expected), np.array(gain_spread)
+        self._whole_gain = np.array([not name for _, name, _ in gains], dtype=np.bool_)  # not a knob's
 
         def matrix(entries: list[tuple[int, int, float]], columns: int) -> sparse.csr_matrix:
             place = np.array([(row, column) for row, column, _ in entries], dtype=np.int64).reshape(-1, 2)
@@ -238,8 +239,13 @@ class Surrogate:
             own = np.where(trained[:, None] > 0, recovered[taken], own)
         total = own.sum(1) + self.floor
         left = total * np.exp(-gain[training].sum(1))
-        harm = trained * np.exp(loss[training].sum(1))
+        harm = trained * self._damage(loss[training].sum(1))
         return own, total, left, harm
+
+    def _damage(self, logit: Values) -> Values:
+        """Return the damage that comes to a logit."""
+        damage: Values = np.exp((logit - self.mean[0]) / self.mean[1])
+        return damage
 
     def _rows(self, genomes: Genomes, effect: Effects | None = None) -> tuple[Values, Values]:
         """Return predicted logits (n,) and their derivatives (n, parameters), from what `_effect` returned."""
@@ -251,8 +257,11 @@ class Surrogate:
         training = taken[:, self._training]
         gains = self._dense_gains[training].sum(1)
         back = self.techniques.sums(taken, share) * self.trains[training].sum(1)[:, None]
-        parts = [weight * self.factors.sums(taken, share), -weight * back, -weight * gains, (1 - weight) * gains]
-        derivatives = np.hstack([np.ones((len(log), 1)), log[:, None], self.mean[1] * np.hstack(parts)])
+        slope = self.mean[1]
+        parts = [slope * weight * self.factors.sums(taken, share), -slope * weight * back, -slope * weight * gains]
+        harmed = np.where(harm > 0, np.log(np.where(harm > 0, harm, 1.0)), 0.0)
+        curve = weight, (log - (1 - weight[:, 0]) * harmed)[:, None]
+        derivatives = np.hstack([*curve, *parts, (1 - weight) * gains])
         return self.mean[0] + self.mean[1] * log, derivatives
 
     def best_training(self, rows: slice, totals: Values, random: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -272,7 +281,7 @@ class Surrogate:
         draws = self.mean[both] + random.standard_normal((len(totals), len(both))) @ root.T
         gains, harms = np.split(draws, 2, axis=1)
         features = self.gains[rows].toarray()
-        left = totals[:, None] * np.exp(-gains @ features.T) + self.trains[rows] * np.exp(harms @ features.T)
+        left = totals[:, None] * np.exp(-gains @ features.T) + self.trains[rows] * self._damage(harms @ features.T)
         best: npt.NDArray[np.int64] = left.argmin(1)
         return best
 

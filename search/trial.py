@@ -20,7 +20,7 @@ from ..compressors.draft import Context, Draft, NoSaves, Saves
 from ..compressors.encoding import Encoding
 from ..evaluators.accuracy import Look, Quality
 from ..evaluators.base import Evaluator, Measurement, Subject, evaluator
-from ..spaces.catalogue import in_stage_order, technique
+from ..spaces.catalogue import check_stages, in_stage_order, technique
 from ..spaces.metric import ACCURACY
 from ..spaces.pulse import beat
 from ..spaces.recipe import Recipe
@@ -221,6 +221,7 @@ class Bench:
         context = Context(self.task, self.sites, seed, self.cache, checkpoint=heat.checkpoint, saves=kept)
         draft = Draft.of(self.task.model)
         steps = in_stage_order(recipe.steps)
+        check_stages(steps)
         recovering = False
         for step in steps:
             entry = technique(step.technique)

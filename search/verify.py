@@ -117,12 +117,13 @@ def _table(checks: Sequence[Check]) -> Table:
     table = Table(title="models read back, without a class where none is needed", title_justify="left")
     table.add_column("point", justify="right")
     table.add_column("bytes", justify="right")
-    for name in ("loads", "equal figures", ""):
+    for name in ("loads", "equal figures", "verdict"):
         table.add_column(name)
     for check in checks:
+        verdict = "[red]wrong[/red]" if check.wrong else "right" if check.loads == "yes" else "not tried"
         table.add_row(
             "base" if check.point < 0 else str(check.point), f"{check.bytes:,}", check.loads,
-            escape(", ".join(check.equal)), "[red]wrong[/red]" if check.wrong else "", end_section=check.point < 0,
+            escape(", ".join(check.equal)), verdict, end_section=check.point < 0,
         )  # fmt: skip
     return table
 

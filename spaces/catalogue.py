@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from typing import Protocol, TypeVar, runtime_checkable
 
+from .errors import SettingError
 from .knob import Knob
 from .recipe import Step
 from .registry import Registry
@@ -79,6 +80,23 @@ def in_stage_order(steps: Iterable[Step]) -> list[Step]:
     """Return steps as they are applied; those of techniques that aren't installed here come last."""
     known = techniques()
     return sorted(steps, key=lambda s: (known[s.technique].stage if s.technique in known else len(Stage) + 1, s.site))
+
+
+def check_stages(steps: Iterable[Step]) -> None:
+    """Check that no site takes two techniques of one stage: the second would undo the first, or find nothing to do.
+
+    Raises
+    ------
+    SettingError
+        If one does.
+    """
+    taken: dict[tuple[str, Stage], str] = {}
+    for step in steps:
+        place = step.site, technique(step.technique).stage
+        first = taken.setdefault(place, step.technique)
+        if first != step.technique:
+            rule = f"{first} and {step.technique} are both of the stage {place[1].name.lower()}"
+            raise SettingError("recipe", step.site, rule, "Keep one of the two steps.")
 
 
 def techniques() -> Mapping[str, Technique]:

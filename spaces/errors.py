@@ -67,6 +67,7 @@ class ArtifactError(PressError):
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``did you mean 'x'? `` or nothing, followed by the list of what exists."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    begun = [name for name in names if len(word) > 1 and name.startswith(word)]
+    close = begun or difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     guess = f"Did you mean {close[0]!r}? " if close else ""
     return f"{guess}Known: {', '.join(names) if names else 'none'}."

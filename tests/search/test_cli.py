@@ -296,7 +296,7 @@ def test_wrong_paths_and_words_end_with_status_2(
     [
         (["--point", "99"], "the front has points"),
         (["--minimise", "sizes"], "Did you mean 'size'"),
-        (["--max-accuracy-drop", "-0.9"], "no point of the front is good enough"),
+        (["--max-accuracy-drop", "-0.9"], "no point of the front loses at most -0.9 of accuracy on validation data"),
         (["--max-accuracy-drop", "5"], "Did you mean 0.05"),
         (["--max-accuracy-drop", "500%"], "Did you mean 0.05"),
         (["--max-accuracy-drop", "little"], "'little' is no number"),

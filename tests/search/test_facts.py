@@ -49,6 +49,20 @@ def test_work_is_told_with_what_it_consists_of() -> None:
     assert "ran 512 calibration examples for batch norm, and trained on 640 examples" in text
 
 
+def test_work_is_told_where_nothing_was_stopped() -> None:
+    """What a run cost is as interesting then."""
+    assert any("looked at 2.0 times the 200 validation examples" in note for note in said(front(result(0), result(1))))
+
+
+def test_only_models_that_keep_the_limits_can_be_no_better() -> None:
+    """Where none keeps them, smaller ones may have been found: that the original is the nearest is another matter."""
+    base = result(0)
+    alone = Front((QUALITY,), QUALITY, Point(-1, base), (Point(0, base, base.measurements),), (base,), "test")
+    alone = replace(alone, baseline=Point(-1, base, base.measurements))
+    assert any("No compressed model was better" in note for note in said(alone))
+    assert not any("No compressed model was better" in note for note in said(replace(alone, feasible=False)))
+
+
 def test_stopped_trials_are_told_by_their_reasons() -> None:
     """Who sees that trials were lost to a limit can loosen it; to the front, nothing is wrong."""
     broke = result(2, status="stopped", error="size of 17 kB breaks the limit of 11 kB")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,19 @@ def test_a_recipe_that_cant_be_applied_is_an_error_with_the_reason(task: Task, s
     with pytest.raises(ModelError, match="nowhere"):
         measure(Recipe((Step("nowhere", "integer", {"bits": 4}),)))
     assert measure(Recipe())["size"] > 0
+
+
+def test_two_techniques_of_one_stage_at_a_site_are_refused(task: Task, space: Space) -> None:
+    """The second would undo the first without a word, and the file would not be what the recipe says."""
+    twice = Recipe.of([Step.of("fc", "integer", bits=4, granularity="channel"), Step.of("fc", "codebook", bits=4)])
+    with pytest.raises(ModelError, match="recipe = 'fc': codebook and integer are both of the stage numeric. Keep one"):
+        Measure(task, space, ["size"])(twice)
+
+
+def test_without_names_it_measures_the_tasks_own_metric_and_size(task: Task, space: Space) -> None:
+    """Whatever the metric is called."""
+    mine = Task(task.model, task.validation, metric=replace(task.metric, name="hits"))
+    assert list(Measure(mine, Space.from_task(mine, "quantize"))(Recipe())) == ["hits", "size"]
 
 
 @pytest.mark.parametrize("seed", ["x", -1, 1.5, None, True])

@@ -114,6 +114,16 @@ def test_limits_that_nothing_will_keep_are_known_from_the_profile() -> None:
     assert sampler(constraints=[f"size <= {least:.0f}"]).out_of_reach() == {}
 
 
+def test_the_least_that_can_be_had_includes_the_original(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is found to be the fastest may be slower than the original, as layers' times don't just add up."""
+    made = sampler(constraints=["bops <= 0.5x"])
+    gentlest = np.array([[1] * len(LAYERS)])
+    most = float(COSTS.predict(gentlest)[0, COSTS.metrics.index("bops")])
+    monkeypatch.setattr(made._proposer.pool, "cheapest", lambda _: gentlest)
+    monkeypatch.setitem(made._proposer.goals.base, "bops", most / 2)
+    assert made._proposer.least("bops") == most / 2
+
+
 def test_starting_recipes_are_not_proposed_again() -> None:
     """What the engine asks for by itself comes back unchanged, and counts as running."""
     expected = sampler().ask().recipe

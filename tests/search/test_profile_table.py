@@ -74,7 +74,8 @@ def test_one_technique_shows_all_its_settings(found: Profile) -> None:
     ("technique", "layers", "expected"),
     [
         ("integr", "*", "Did you mean 'integer'"),
-        ("entropy", "*", "not among this space's steps"),
+        ("entropy", "*", "is of the whole model, so it does nothing to one layer"),
+        ("nm", "*", "not among this space's steps"),
         (None, "cnov1", "Did you mean 'conv1'"),
         ("integer", "fcc", "Did you mean 'fc'"),
     ],

@@ -236,3 +236,17 @@ def test_better_than_the_original_counts_once_luck_is_known() -> None:
         proposer.tell(proposer.ask(), 0.1, {"size": 0.5 * TRUTH.base["size"]})
     proposer.ask()
     assert proposer._front[:, 0].tolist() == pytest.approx([-0.03 / SPAN])
+
+
+def test_no_more_is_hoped_for_than_the_best_and_chance() -> None:
+    """Where much can't be explained, it might go well: but no model is imagined that is better than perfect, as bad
+    ones of which little is known would promise more than good ones.
+    """
+    proposer = Proposer(PROFILE, TRUTH.goals(), 0)
+    for number in range(12):
+        genome = proposer.ask()
+        proposer.tell(genome, (0.02, 0.9)[number % 2] * TRUTH.goals().reach, TRUTH.of(genome)[1])
+    proposer.ask()
+    best = min(told.lost for told in proposer.told.values())
+    hoped = min(float(foretold.points[:, 0].min()) for foretold in proposer._foretold.values())
+    assert hoped >= (min(best, 0.0) - 2 * proposer.goals.noise) / proposer.goals.span - 1e-9

@@ -172,6 +172,21 @@ def test_gain_of_training_is_learnt(seed: int) -> None:
     assert good < bad - 1
 
 
+def test_harm_of_training_does_not_grow_with_damage() -> None:
+    """Where compression does far more damage than predicted, training an intact model still does no harm: else none of
+    the good models that it makes would be tried.
+    """
+    world = World()
+    surrogate, tried = world.surrogate(), world.genomes(20)
+    trained = np.zeros((1, len(world.choices)), dtype=np.int64)
+    trained[0, -1] = 1
+    before = float(surrogate.expect(trained).at(0.0)[0])
+    for _ in range(3):
+        surrogate.learn(tried, world.lost(tried, 100 + plain(world), plain(world)))
+    assert surrogate.mean[0] > -0.5 + 1.0
+    assert float(surrogate.expect(trained).at(0.0)[0]) < before + NOISE
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_misfit_grows_with_what_cannot_be_explained(seed: int) -> None:
     """The noisier the trials, the less sure the prediction; and new recipes fall within what it says."""
