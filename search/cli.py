@@ -22,7 +22,7 @@ from .artifact import locate, needs_class
 from .deploy import commands as deploy
 from .executors import check_executor
 from .folder import JOURNAL, Existing, Retry, check, check_place
-from .front import Front, Point
+from .front import Front
 from .journal import read
 from .kept_settings import read_kept, save
 from .latency_choice import timed_metric
@@ -277,27 +277,25 @@ def pick(
         ),
     ] = None,
     minimise: Annotated[str, typer.Option("--minimise", "--minimize", help="size, macs, latency, ...")] = "size",
-    point: Annotated[int | None, typer.Option(help="A point by its number, instead.")] = None,
+    point: Annotated[
+        str | None, typer.Option(help="A point by its number, or 'baseline' for the original, instead.")
+    ] = None,
 ) -> None:
     """Choose a model: print its figures, its per-layer choices and where its file is."""
     front, about = load_front(folder)
-    chosen = _numbered(front, point) if point is not None else front.pick(
+    chosen = front.named(point) if point is not None else front.pick(
         max_accuracy_drop=max_accuracy_drop, minimise=minimise
     )  # fmt: skip
     own = needs_class(locate(chosen.path).read_bytes()) if chosen.path is not None else ""
     _out.print(point_table(chosen, front))
     for flag in (behind(front, about), *front.notes[: 0 if front.feasible else 1], *chosen.flags):
         _warn(flag)
+    if point is None and max_accuracy_drop is None and len(front) > 1:
+        hint = f"· best in {minimise}, whatever it loses: --max-accuracy-drop 1% asks for a good one"
+        _out.print(hint, soft_wrap=True)
     _out.print(f"model: {chosen.path}", soft_wrap=True)
     more = ", model=MODEL), with the original model: it needs its class" if own else ")"
     _out.print(f"load it: paretopress.search.load({str(chosen.path)!r}{more}", soft_wrap=True)
-
-
-def _numbered(front: Front, number: int) -> Point:
-    for candidate in front:
-        if candidate.id == number:
-            return candidate
-    raise SettingError("point", number, f"the front has points 0 to {len(front) - 1}")
 
 
 @app.command()

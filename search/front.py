@@ -292,6 +292,20 @@ class Front:
             points = kept
         return self._best(points, minimise)
 
+    def named(self, name: str) -> Point:
+        """Return a point by its number as text, or the original by ``baseline``.
+
+        Raises
+        ------
+        SettingError
+            If there is none.
+        """
+        found = {str(p.id): p for p in self.points} | {"baseline": self.baseline}
+        if name not in found:
+            rule = f"the front has points 0 to {len(self) - 1}"
+            raise SettingError("point", name, rule, "Give one of them, or 'baseline' for the original.")
+        return found[name]
+
     def rows(self) -> list[dict[str, Any]]:
         """Return one dictionary a point, ready for a table or a data frame: final figures by name."""
         rows = []

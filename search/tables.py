@@ -74,7 +74,8 @@ def _timed(name: str, points: Sequence[Point]) -> str:
 
 def point_table(point: Point, front: Front) -> Table:
     """Return one point: its figures beside the baseline's, then its choices by layer."""
-    table = Table(title=f"point {point.id} · trial {point.result.number} · {point.recipe.digest}", title_justify="left")
+    title = f"point {point.id} · trial {point.result.number} · {point.recipe.digest}"
+    table = Table(title=title if point.id >= 0 else "the original", title_justify="left")
     for name in ("", "this model", "original"):
         table.add_column(name)
     both, quality = (point, front.baseline), front.quality.name

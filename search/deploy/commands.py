@@ -20,7 +20,6 @@ from ..kept_settings import read_kept
 from ..saved import load_front
 
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
-BASELINE = "baseline"
 
 
 def export(
@@ -63,11 +62,7 @@ def export(
 
 def _source(front: Front, point: str) -> Path:
     """Return the folder of a point's model."""
-    found = {str(p.id): p for p in front} | {BASELINE: front.baseline}
-    if point not in found:
-        rule = f"the front has points 0 to {len(front) - 1}"
-        raise SettingError("point", point, rule, f"Give one of them, or {BASELINE!r}.")
-    place = found[point].path
+    place = front.named(point).path
     if place is None:
         raise RunError(f"point {point}: this run kept no files.")
     locate(place)

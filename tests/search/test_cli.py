@@ -79,6 +79,16 @@ def test_pick_prints_a_model_that_loads(folder: Path) -> None:
     assert f"{picked.result.value('accuracy'):.4f}" in validation
 
 
+def test_pick_says_what_it_went_by(folder: Path) -> None:
+    """Without a largest loss the smallest model is taken, and that is said; the original can be looked at, too."""
+    words = "whatever it loses: --max-accuracy-drop 1% asks for a good one"
+    assert words in command("pick", "d", cwd=folder).stdout
+    assert words not in command("pick", "d", "--max-accuracy-drop", "90%", cwd=folder).stdout
+    original = command("pick", "d", "--point", "baseline", cwd=folder)
+    assert original.returncode == 0, original.stderr
+    assert "model: d/baseline" in original.stdout
+
+
 def test_a_front_that_is_behind_its_record_says_so(folder: Path, tmp_path: Path) -> None:
     """After a run went on and was killed, nobody takes the old front for the last word."""
     run = shutil.copytree(folder / "d", tmp_path / "d")
@@ -294,7 +304,8 @@ def test_wrong_paths_and_words_end_with_status_2(
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["--point", "99"], "the front has points"),
+        (["--point", "99"], "point = '99': the front has points"),
+        (["--point", "first"], "Give one of them, or 'baseline' for the original."),
         (["--minimise", "sizes"], "Did you mean 'size'"),
         (["--max-accuracy-drop", "-0.9"], "no point of the front loses at most -0.9 of accuracy on validation data"),
         (["--max-accuracy-drop", "5"], "Did you mean 0.05"),
