@@ -28,6 +28,8 @@ _FACTORS = {"k": 1e3, "M": 1e6, "G": 1e9, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 
 _RELATIVE, _COUNTED, _BYTES = ("x", "%"), ("x", "%", "k", "M", "G"), ("x", "%", "B", "kB", "MB", "GB", "k", "M", "G")
 #: Of a value, what computing with it may be off.
 _ROUNDING = 1e-9
+#: Losses of so many times what may be lost are alike, if that is more than the original has.
+_ALLOWED = 2.0
 #: Fewer than any model's file has, or its tensors take at work.
 _FEWEST_BYTES = 64
 #: Accuracies above 1 that may have been meant in per cent.
@@ -108,11 +110,16 @@ class Constraint:
         """Return how far a result is beyond the limit, as a share of the baseline's value; 0 or less means it is kept.
 
         A share of the limit would call the baseline the nearest where a small loss and a small file are asked for:
-        a loss of three times the limit would be farther off than all of the file.
+        a loss of three times the limit would be farther off than all of the file. Of an error near 0 that may rise many
+        times, it is a share of what may be lost: see `reach`.
         """
         _, excess = self.missed_by(result, baseline, quality)
-        # What was never measured, because the trial was stopped before, counts as broken.
-        return 1.0 if math.isnan(excess) else excess / (abs(self._original(baseline)) or 1.0)
+        if math.isnan(excess):  # never measured, because the trial was stopped before: it counts as broken
+            return 1.0
+        original, lost = self._original(baseline), 0.0
+        if self.metric == quality.name:
+            lost = self.limit if self.word else quality.loss(self._limit(baseline, quality)) - quality.loss(original)
+        return excess / reach(original, lost)
 
     def missed_by(self, result: Result, baseline: Result, quality: Objective) -> tuple[float, float]:
         """Return what is limited (the value, or how much worse it is than the baseline's), and how far it is beyond."""
@@ -147,6 +154,13 @@ class Constraint:
         """Return the original's value: 1 of a ratio to the original's, whatever noise it was measured with."""
         known = baseline.measurements.get(self.metric)
         return 1.0 if known is not None and _is_ratio(known.unit) else baseline.value(self.metric)
+
+
+def reach(original: float, allowed: float) -> float:
+    """Return the loss of quality from which on all models are alike: the original's own value, or, of an error near 0
+    that may rise many times, a multiple of the loss that is allowed (infinity if any is).
+    """
+    return max(abs(original) or 1.0, _ALLOWED * allowed if math.isfinite(allowed) else 0.0)
 
 
 def _mistake(text: object) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..spaces.recipe import Recipe
-from .constraint import Constraint, allowed
+from .constraint import Constraint, allowed, reach
 from .goals import Goals
 from .pareto import COST_SPAN, QUALITY_SPAN
 from .proposer import Proposer
@@ -21,8 +21,6 @@ from .sensitivity import Profile
 _NOISE = 0.005
 #: Of the standard error of the quality itself, what is left in a difference to the baseline on the same examples.
 _PAIRED = 0.7
-#: All models that lose this share of the baseline's quality, and so many times what may be lost, are alike.
-_REACH, _ALLOWED = 1.0, 2.0
 #: A least cost that is predicted as so many times a limit doesn't keep it; the smallest models are a third off.
 _CLEARLY = 1.5
 #: Costs are positive: what stands for one of nothing.
@@ -79,7 +77,7 @@ class ProfileSampler:
             # What breaks a limit counts nothing, so the front is sought within the limits.
             {o.name: min(COST_SPAN * base[o.name], upper.get(o.name, math.inf)) for o in costs},
             lost if 0 < lost < math.inf else QUALITY_SPAN * whole,
-            max(_REACH * whole, _ALLOWED * lost if lost < math.inf else 0.0),  # an error near 0 may rise many times
+            reach(whole, lost),
             self.noise(baseline, quality),
             any(o.is_quality for o in objectives),
             upper,

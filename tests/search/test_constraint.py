@@ -89,6 +89,17 @@ def test_a_near_miss_is_nearer_than_the_original() -> None:
     assert 0 < missed < original / 5
 
 
+@pytest.mark.parametrize("text", ["mse rise <= 0.05", "mse <= 0.056"])
+def test_where_the_original_errs_hardly_at_all_a_near_miss_is_near(text: str) -> None:
+    """An error may rise to many times an original's of next to nothing: a little more is not many times too far."""
+    quality = Objective("mse", "minimize", True)
+    base = Result(0, Recipe(), {"mse": Measurement(0.006), "size": Measurement(1000, "B")})
+    near = Result(1, Recipe(), {"mse": Measurement(0.076), "size": Measurement(100, "B")})
+    limits = [Constraint.parse(text), Constraint.parse("size <= 0.1x")]
+    missed, original = (sum(max(0.0, v) for v in violations(limits, r, base, quality)) for r in (near, base))
+    assert 0 < missed < original / 2
+
+
 @pytest.mark.parametrize("text", ["size", "size < 3", "size <= big", "<= 3", "size <= 3 furlongs", "", "size <= 1.2.3"])
 def test_another_form_is_refused(text: str) -> None:
     """The message shows the text and the forms that are understood."""
