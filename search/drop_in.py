@@ -296,6 +296,8 @@ class ParetoSampler(BaseSampler):
             way: Direction = "maximize" if direction == StudyDirection.MAXIMIZE else "minimize"
             right = "minimize" if name in PREDICTED and name != self.quality else way
             right = "maximize" if name == ACCURACY.name else right
+            if self.profile.quality is not None and name == self.quality == self.profile.quality.name:
+                right = self.profile.quality.direction
             if way != right:
                 rule = f"must be {right!r} for {name}"
                 raise SettingError("directions", study.directions, rule, f"The objectives are {self.objectives}.")

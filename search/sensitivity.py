@@ -32,6 +32,7 @@ from .latency_choice import source_of
 from .latency_table import LatencyTable
 from .profile_rows import Row, cheapest_savings, most_sensitive
 from .profile_store import ProfileStore
+from .result import Objective
 from .sample import Sample
 
 #: Layers and steps that are named when a profile is printed.
@@ -63,6 +64,8 @@ class Profile:
         How long the original's modules take, and what each setting leaves of that; None if nobody asked.
     seconds
         That measuring took in this session; next to nothing if it was read from disk.
+    quality
+        The task's own metric; None of a profile that no task was measured for.
     """
 
     choices: Choices
@@ -74,6 +77,7 @@ class Profile:
     classes: bool = True
     latency: LatencyTable | None = None
     seconds: float = 0.0
+    quality: Objective | None = None
 
     def __repr__(self) -> str:
         rows = self.rows()
@@ -289,6 +293,7 @@ class Profiler:
             scores_classes(self.task.loss),
             latency,
             self._spent,
+            Objective(self.task.metric.name, self.task.metric.direction, True),
         )
 
     def _here(self, requests: Sequence[Request], fisher: Fisher) -> Iterator[tuple[int, list[Effect]]]:

@@ -17,6 +17,7 @@ from paretopress.search.optuna_samplers import distributions
 from paretopress.search.profile_store import ProfileStore
 from paretopress.search.sensitivity import Profile, Profiler
 from paretopress.spaces.errors import SettingError
+from paretopress.spaces.metric import Metric
 from paretopress.spaces.space import Space
 from paretopress.spaces.task import Task
 
@@ -46,6 +47,17 @@ def test_study_that_does_not_fit_is_refused(sampler: ParetoSampler, directions: 
     study = optuna.create_study(directions=directions, sampler=sampler)
     with pytest.raises(SettingError, match="objectives|must be 'm"):
         study.optimize(lambda trial: (0.0,) * len(directions), n_trials=1)
+
+
+def test_a_study_for_the_worst_error_is_refused(task: Task) -> None:
+    """Which side of a metric is good the profile knows from the task: a search for the largest error is a slip."""
+    mine = Task(task.model, task.validation, metric=Metric("error", lambda o, t: 0.0, direction="minimize"))
+    space = Space.from_task(mine, "quantize")
+    found = Profiler(mine, space, ProfileStore(mine, None)).measure(BYTES)
+    sampler = ParetoSampler(space, found, ["error", "size"], baseline={"error": 0.1}, quality="error", seed=0)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    with pytest.raises(SettingError, match="must be 'minimize' for error"):
+        study.ask()
 
 
 def test_study_of_another_space_is_refused(task: Task, space: Space, sampler: ParetoSampler) -> None:
