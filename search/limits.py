@@ -51,6 +51,8 @@ class Limits:
         self._most = np.array([goals.limits[metrics[i]] for i in self._places])
         self._base = np.array([goals.base[metrics[i]] for i in self._places])
         self._lost, self._whole = goals.lost, goals.reach
+        # Where quality is an objective, what loses more than is allowed gains nothing: that counts once.
+        self._counted = goals.quality and goals.span <= goals.lost
         self._excess = math.inf  # the least of what was told, of costs
         self._near: Values = np.zeros((0, 2))  # of what was told, the front of loss and excess
         self._beyond = False  # whether no candidate keeps the limits on costs, and the nearest was tried
@@ -93,13 +95,14 @@ class Limits:
         self._beyond = bool(0 < self._excess <= _TRIED * excess.min())
 
     def chance(self, outlook: Outlook, costs: Values) -> Values:
-        """Return the chances (n,) to lose no more quality than allowed. While a model that keeps the limits is sought,
-        a share of one is for what violates less than the nearest so far. Where limits on costs are out of reach and
-        there is none on quality, it is what is expected to be gained on the front of loss and excess, up to what is
-        near.
+        """Return the chances (n,) to lose no more quality than allowed, 1 where a gain depends on that already. While a
+        model that keeps the limits is sought, a share of one is for what violates less than the nearest so far. Where
+        limits on costs are out of reach and there is none on quality, it is what is expected to be gained on the front
+        of loss and excess, up to what is near.
         """
         if not self.sought:
-            return outlook.chance(self._lost) if math.isfinite(self._lost) else np.ones(len(outlook.logit))
+            free = math.isinf(self._lost) or self._counted
+            return np.ones(len(outlook.logit)) if free else outlook.chance(self._lost)
         if math.isinf(self._lost):
             return self._gain(outlook, self.excess(costs))
         violated = np.stack([self.violation(outlook.at(luck), costs) for luck in _LUCKS.tolist()])

@@ -49,7 +49,18 @@ def test_what_keeps_the_limits_is_sought_before_what_comes_nearer() -> None:
     assert 0.2 < near < 0.3
     assert not_near == 0
     limits.kept = True
-    assert limits.chance(outlook(0.05, 0.2), costs[:2]) == pytest.approx([1, 0])
+    assert limits.chance(outlook(0.05, 0.2), costs[:2]).tolist() == [1, 1]
+
+
+def test_a_limit_on_quality_counts_once() -> None:
+    """What may lose too much has a smaller expected gain already, where quality is an objective: counted again, nothing
+    that isn't sure would be tried.
+    """
+    costs = np.array([[50.0, 1.0], [50.0, 1.0]])
+    for quality, expected in ((True, [1, 1]), (False, [1, 0])):
+        limits = Limits(replace(GOALS, quality=quality), ("size", "macs"))
+        limits.kept = True
+        assert limits.chance(outlook(0.05, 0.2), costs) == pytest.approx(expected)
 
 
 def test_where_costs_are_out_of_reach_the_front_of_loss_and_excess_is_sought() -> None:
