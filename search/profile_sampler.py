@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..spaces.recipe import Recipe
+from ..spaces.stage import Stage
 from .constraint import Constraint, allowed, reach
 from .goals import Goals
 from .pareto import COST_SPAN, QUALITY_SPAN
@@ -85,6 +86,7 @@ class ProfileSampler:
         )
         self._proposer = Proposer(profile, goals, seed)
         self._choices = profile.choices
+        self._trains = np.array([d.stage is Stage.RECOVERY for d in self._choices.decisions])
 
     def out_of_reach(self) -> dict[str, float]:
         """Return cost -> the least that any recipe is predicted to have, where that is clearly above the limit."""
@@ -111,7 +113,11 @@ class ProfileSampler:
             return math.inf
         low, high = limits[self._quality.name]
         worst = low if self._quality.direction == "maximize" else high
-        return self._quality.loss(worst) - self._quality.loss(self._baseline.value(self._quality.name))
+        return self._lost(worst)
+
+    def _lost(self, value: float) -> float:
+        """Return the loss of quality of a value."""
+        return self._quality.loss(value) - self._quality.loss(self._baseline.value(self._quality.name))
 
     def reseed(self, seed: int) -> None:
         """Go on with other random numbers."""
@@ -134,9 +140,10 @@ class ProfileSampler:
 
     def tell(self, proposal: Proposal, result: Result, violations: Sequence[float] = ()) -> None:
         """Report a result; of one that failed or was stopped before it was measured, the worst is assumed."""
-        lost = self._quality.loss(result.value(self._quality.name)) - self._quality.loss(
-            self._baseline.value(self._quality.name)
-        )
+        lost = self._lost(result.value(self._quality.name))
+        untrained = self._lost(result.rungs.get("before", {}).get(self._quality.name, math.nan))
+        if math.isfinite(untrained):
+            self._proposer.note(self._choices.legal(np.where(self._trains, 0, proposal.handle)[None])[0], untrained)
         costs = {name: self._cost(name, result) for name in self._larger}
         kept = result.status == "ok" and all(v <= 0 for v in violations)
         known = result.status != "failed" and math.isfinite(lost)

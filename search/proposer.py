@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from heapq import nsmallest
 
 import numpy as np
@@ -30,6 +30,7 @@ from .quick_costs import QuickCosts
 from .sensitivity import Profile
 from .step_bytes import StepBytes
 from .surrogate import LOOKED_AT, Surrogate
+from .weighed import Weighed
 
 Values = npt.NDArray[np.float64]
 
@@ -69,24 +70,6 @@ class Told:
     usable: bool
 
 
-@dataclass(frozen=True)
-class _Weighed:
-    """Candidates that were weighed closely: genomes (n, decisions), `_foreseen` points, and n of each of the rest."""
-
-    genomes: Genomes
-    points: Values
-    lost: Values
-    allowed: Values
-    works: Values
-    excess: Values
-    counts: npt.NDArray[np.bool_]
-    refused: npt.NDArray[np.bool_]
-
-    def without(self, place: int) -> _Weighed:
-        """Return all but one."""
-        return _Weighed(*(np.delete(getattr(self, f.name), place, 0) for f in fields(self)))
-
-
 class Proposer:
     """Asks and tells in genomes.
 
@@ -103,6 +86,7 @@ class Proposer:
     def __init__(self, profile: Profile, goals: Goals, seed: int = 0) -> None:
         self.goals, self.choices = goals, profile.choices
         self.told: dict[bytes, Told] = {}
+        self._passed: dict[bytes, tuple[npt.NDArray[np.int64], float]] = {}
         self.pending: dict[bytes, npt.NDArray[np.int64]] = {}
         unknown = {m: b for m, b in goals.base.items() if m not in PREDICTED}
         # What is fitted looks at all that is predicted; where no predicted cost counts, that is what prices are for.
@@ -125,7 +109,7 @@ class Proposer:
         self._reached = self._improvement(self._front)
         self._foretold: dict[bytes, Foretold] = {}  # of what is running, until something is learnt
         self._imagined: Imagined | None = None
-        self._weighed: _Weighed | None = None  # and not taken, since something was told
+        self._weighed: Weighed | None = None  # and not taken, since something was told
         self._row = 0
         self._best_lost = 0.0  # what loses less counts like that
 
@@ -170,6 +154,19 @@ class Proposer:
         self._limits.kept = bool(len(keep))
         self._reached = self._improvement(self._front)
         self._imagined = None
+
+    def note(self, genome: npt.NDArray[np.int64], lost: float) -> None:
+        """Report what a trial's model lost on its way, as the recipe of which it was the model then: what it had before
+        its training says what that does. It is on no front, and may be proposed.
+
+        Parameters
+        ----------
+        genome
+            (decisions,) legal.
+        lost
+            Loss of quality, finite.
+        """
+        self._passed[genome.tobytes()] = genome, min(lost, self.goals.reach)
 
     def forget(self, genome: npt.NDArray[np.int64]) -> None:
         """Drop a proposal that will have no result."""
@@ -239,7 +236,10 @@ class Proposer:
             recent = np.arange(len(trials)) >= len(trials) - LOOKED_AT // 4
             trials = [trials[i] for i in np.lexsort((score, ~recent))[:LOOKED_AT]]
         genomes = np.stack([t.genome for t in trials])
-        self.surrogate.learn(genomes, np.array([t.lost for t in trials]))
+        passed = [row for key, row in self._passed.items() if key not in self.told]
+        passed = passed[max(0, len(passed) - (LOOKED_AT - len(trials))) :]
+        lost = np.array([t.lost for t in trials] + [lost for _, lost in passed])
+        self.surrogate.learn(np.vstack([genomes, *(genome for genome, _ in passed)]), lost)
         costs = np.stack([t.costs for t in trials])
         self.fitted.learn(self.costs.hot(genomes), genomes, costs, self.metrics)
         if SIZE in self.metrics:
@@ -275,7 +275,7 @@ class Proposer:
 
     # --- weighing ------------------------------------------------------------------------------------------
 
-    def _weigh(self, candidates: Genomes) -> _Weighed:
+    def _weigh(self, candidates: Genomes) -> Weighed:
         """Return the candidates that may have the largest expected gain of hypervolume within the limits."""
         costs, outlook = self._costs(candidates), self.surrogate.expect(candidates)
         above, refused = self._limits.excess(costs), self._refused(candidates)
@@ -294,9 +294,9 @@ class Proposer:
         points, allowed = self._foreseen(costs, outlook), self._limits.chance(outlook, costs)
         counts = (above == 0) & ~refused
         rest = works[order], excess[order], counts[order], refused[order]
-        return _Weighed(candidates[order], points, outlook.at(0.0), allowed, *rest)
+        return Weighed(candidates[order], points, outlook.at(0.0), allowed, *rest)
 
-    def _take(self, among: _Weighed) -> npt.NDArray[np.int64]:
+    def _take(self, among: Weighed) -> npt.NDArray[np.int64]:
         """Return the genome with the largest expected gain, beside all that is running now; it is weighed no more."""
         expected = np.zeros(len(among.genomes))
         for luck, (weight, front) in enumerate(zip(_WEIGHTS, self._beside_running()[_EXTREMES:]), _EXTREMES):

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from known_truth import PROFILE as HARDER
+from known_truth import TRUTH
 
 from paretopress.evaluators.base import Measurement
 from paretopress.search.constraint import Constraint, violations
@@ -122,6 +124,25 @@ def test_the_least_that_can_be_had_includes_the_original(monkeypatch: pytest.Mon
     monkeypatch.setattr(made._proposer.pool, "cheapest", lambda _: gentlest)
     monkeypatch.setitem(made._proposer.goals.base, "bops", most / 2)
     assert made._proposer.least("bops") == most / 2
+
+
+def test_what_a_model_had_before_its_training_teaches_what_training_does() -> None:
+    """Where training ruins good models, it is training that is given up, and not what compressed them."""
+    base = Result(0, Recipe(), {"accuracy": Measurement(0.9), "size": Measurement(TRUTH.base["size"])})
+    made = ProfileSampler(HARDER, (ACCURACY, SIZE), ACCURACY, base, [], 0)
+    untrained, truth = [], []
+    for number in range(6):
+        proposal = made.ask()
+        untrained.append(np.where(made._trains, 0, proposal.handle))
+        lost, costs = TRUTH.of(untrained[-1])
+        truth.append(lost)
+        trained = any(s.technique == "distillation" for s in proposal.recipe.steps)
+        measured = {"accuracy": Measurement(0.2 if trained else 0.9 - lost), "size": Measurement(costs["size"])}
+        rungs = {"before": {"accuracy": 0.9 - lost}} if trained else {}
+        made.tell(proposal, Result(number, proposal.recipe, measured, rungs=rungs))
+    made.ask()
+    assert sum(u.tobytes() not in made._proposer.told for u in untrained) >= 2
+    assert made._proposer.surrogate.predict(np.stack(untrained)).at(0.0) == pytest.approx(truth, abs=0.05)
 
 
 def test_starting_recipes_are_not_proposed_again() -> None:
