@@ -29,6 +29,8 @@ class Goals:
         Metric -> the highest cost that is allowed.
     lost
         The highest loss of quality that is allowed.
+    chance
+        So much better than the original's a quality may be by chance, and counts like the original's.
     """
 
     base: Mapping[str, float]
@@ -39,3 +41,4 @@ class Goals:
     quality: bool = True
     limits: Mapping[str, float] = field(default_factory=dict)
     lost: float = math.inf
+    chance: float = 0.0

@@ -22,6 +22,9 @@ from .sensitivity import Profile
 _NOISE = 0.005
 #: Of the standard error of the quality itself, what is left in a difference to the baseline on the same examples.
 _PAIRED = 0.7
+#: So many standard errors above the original's a quality is by chance. Chasing that would take all trials where little
+#: may be lost, and what is found is no better on other data.
+_CHANCE = 2.0
 #: A least cost that is predicted as so many times a limit doesn't keep it; the smallest models are a third off.
 _CLEARLY = 1.5
 #: Costs are positive: what stands for one of nothing.
@@ -83,6 +86,7 @@ class ProfileSampler:
             any(o.is_quality for o in objectives),
             upper,
             lost,
+            _CHANCE * self.noise(baseline, quality),
         )
         self._proposer = Proposer(profile, goals, seed)
         self._choices = profile.choices

@@ -385,6 +385,8 @@ class Proposer:
 
     def _points(self, lost: Values, costs: Values) -> Values:
         """Return objectives (n, objectives) as shares of the largest that count; below 0 it beats the original."""
-        quality = np.maximum(lost, self._best_lost)[:, None] if self.goals.quality else np.zeros((len(lost), 0))
+        hoped = np.maximum(lost, self._best_lost)
+        counted = np.maximum(hoped, 0.0) + np.minimum(hoped + self.goals.chance, 0.0)
+        quality = counted[:, None] if self.goals.quality else np.zeros((len(lost), 0))
         points: Values = np.hstack([quality, costs[:, self._places]]) / self._reference
         return points

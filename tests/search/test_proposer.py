@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -250,3 +251,16 @@ def test_no_more_is_hoped_for_than_the_best_and_chance() -> None:
     best = min(told.lost for told in proposer.told.values())
     hoped = min(float(foretold.points[:, 0].min()) for foretold in proposer._foretold.values())
     assert hoped >= (min(best, 0.0) - 2 * proposer.goals.noise) / proposer.goals.span - 1e-9
+
+
+def test_chance_is_not_merit() -> None:
+    """A quality that is better than the original's by no more than chance counts like the original's; beyond that it
+    is better. Else a search in which little may be lost collects lucky models, and no small ones.
+    """
+    proposer = Proposer(PROFILE, replace(TRUTH.goals(), chance=0.02), 0)
+    for number in range(6):
+        proposer.tell(proposer.ask(), 0.1, {"size": (0.9 - 0.01 * number) * TRUTH.base["size"]})
+    proposer.ask()
+    size = np.full((4, 1), TRUTH.base["size"])
+    points = proposer._points(np.array([0.01, -0.01, -0.02, -0.025]), size)
+    assert points[:, 0] * SPAN == pytest.approx([0.01, 0, 0, -0.005])
