@@ -259,7 +259,7 @@ def test_chance_is_not_merit() -> None:
     """
     proposer = Proposer(PROFILE, replace(TRUTH.goals(), chance=0.02), 0)
     for number in range(6):
-        proposer.tell(proposer.ask(), 0.1, {"size": (0.9 - 0.01 * number) * TRUTH.base["size"]})
+        proposer.tell(proposer.ask(), 0.01 * number - 0.03, {"size": (0.9 - 0.01 * number) * TRUTH.base["size"]})
     proposer.ask()
     size = np.full((4, 1), TRUTH.base["size"])
     points = proposer._points(np.array([0.01, -0.01, -0.02, -0.025]), size)
