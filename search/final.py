@@ -24,7 +24,7 @@ from .front import Point
 from .pareto import compressed
 from .result import Objective, Result
 from .saved import point_json
-from .shortfall import broken_by
+from .shortfall import broken_by, broken_in_search
 from .store import Store, write_atomically
 from .trial import Bench, Finished, Job
 
@@ -180,9 +180,8 @@ class _Points:
         figures, failed = self._measured(data, result)
         quality = Objective(self.bench.task.metric.name, self.bench.task.metric.direction)
         final = replace(result, measurements=figures), replace(base.result, measurements=base.final)
-        of_search = result, base.result
         broken = [
-            broken_by(c, *final, quality, self.split) or broken_by(c, *of_search, quality, "validation")
+            broken_by(c, *final, quality, self.split) or broken_in_search(c, result, base.result, quality)
             for c in self.constraints
         ]
         flags = (*flags, *filter(None, broken), *_flags(figures, base.final, quality), *failed)

@@ -132,6 +132,8 @@ class Proposer:
         key = genome.tobytes()
         self._remove(key)
         self._weighed = None
+        if self._best_lost < 0:
+            self._best_lost = min(self._best_lost, lost - _HOPED * self.goals.noise)
         values = np.array([costs.get(m, math.nan) for m in self.metrics])
         point = self._points(np.array([lost]), values[None])[0]
         self.failures.tell(genome, not math.isfinite(lost))
@@ -248,15 +250,12 @@ class Proposer:
         self._learnt = len(self.told)
         self._foretold.clear()
         self._imagined = None
-        if self.surrogate.luck.known:
-            best = min(0.0, *(t.lost for t in self.told.values())) - _HOPED * self.goals.noise
-            if self._best_lost == 0:
-                self._best_lost = best
-                self._count_better()
-            self._best_lost = min(self._best_lost, best)
+        if self.surrogate.luck.known and self._best_lost == 0:
+            self._count_better()
 
     def _count_better(self) -> None:
         """From now on, what loses less than the original is better. Before luck is known, luck would pass for merit."""
+        self._best_lost = min(0.0, *(t.lost for t in self.told.values())) - _HOPED * self.goals.noise
         for key, trial in self.told.items():
             point = self._points(np.array([trial.lost]), trial.costs[None])[0]
             self.told[key] = replace(trial, point=point)

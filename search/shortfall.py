@@ -43,3 +43,9 @@ def broken_by(constraint: Constraint, result: Result, baseline: Result, quality:
         return ""
     anew = f" on {split} data" if constraint.metric == quality.name else ""
     return f"breaks the limit {constraint.text!r}{anew}: {amount(has, measured.unit)}"
+
+
+def broken_in_search(constraint: Constraint, result: Result, baseline: Result, quality: Objective) -> str:
+    """Return a warning if a model broke a limit by the figures of the search, or ""."""
+    broken = broken_by(constraint, result, baseline, quality, "validation")
+    return f"{broken} in the search" if broken else ""

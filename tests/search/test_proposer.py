@@ -264,3 +264,13 @@ def test_chance_is_not_merit() -> None:
     size = np.full((4, 1), TRUTH.base["size"])
     points = proposer._points(np.array([0.01, -0.01, -0.02, -0.025]), size)
     assert points[:, 0] * SPAN == pytest.approx([0.01, 0, 0, -0.005])
+
+
+def test_a_model_better_than_was_hoped_counts_in_full() -> None:
+    """Where training makes an unfinished model much better, that is a measurement, whatever was hoped before it."""
+    proposer = Proposer(PROFILE, TRUTH.goals(), 0)
+    for number in range(6):
+        proposer.tell(proposer.ask(), 0.1, {"size": (0.9 - 0.01 * number) * TRUTH.base["size"]})
+    proposer.ask()
+    proposer.tell(proposer.ask(), -0.2, {"size": 0.5 * TRUTH.base["size"]})
+    assert proposer._front[:, 0].tolist() == pytest.approx([-0.2 / SPAN])
