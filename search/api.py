@@ -24,7 +24,7 @@ from .executors import check_executor, start_executor, starting_ray
 from .facts import facts_of, notes
 from .final import conclude
 from .fitting import check_fits
-from .folder import Existing, Retry
+from .folder import NO_RUN, Existing, Retry
 from .front import Front
 from .handover import Handover
 from .journal import Journal, Storage
@@ -228,7 +228,7 @@ def _storage(plan: Plan, space: Space, stack: ExitStack) -> Storage | None:
             "(--fresh, or existing='fresh'; its results are discarded), or give the run folder another name."
         )
     if plan.existing == "resume" and record.header is None:
-        raise RunError(f"{record.place}: there is no run to resume. Start one with: paretopress search.")
+        raise RunError(f"{record.place}: {NO_RUN}")
     return record
 
 

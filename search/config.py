@@ -38,6 +38,7 @@ _RULES = {
     "literal_error": "must be {expected}",
     "greater_than_equal": "must be at least {ge:g}",
     "greater_than": "must be above {gt:g}",
+    "finite_number": "must be a finite number",
 }
 _SEVERAL = {
     "techniques": "must be a list of names, or names with their settings",
@@ -53,6 +54,8 @@ _REMEDIES = {
     "arguments": "Write {seed: 1}: what the task's function is called with.",
     "budget": "Write {trials: 50}.",
     "budget.trials": "Use minutes for time.",
+    "budget.minutes": "Leave it out for no limit.",
+    "budget.evaluations": "Leave it out for no limit.",
     "ray": "Write {workers: 4}.",
     "ray.workers": "Leave it out to use all cores.",
     "ray.custom": "Write {phone: 1}.",
@@ -77,7 +80,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class BudgetSection(_Section):

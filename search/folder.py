@@ -21,6 +21,9 @@ LOCK, OWNER = ".lock", ".owner"
 #: Results that workers left for a driver that was gone, and the state of training that was interrupted.
 PENDING, CHECKPOINTS = "pending", "checkpoints"
 
+#: What is said where there is nothing to go on with.
+NO_RUN = "there is no run to resume. Start one: paretopress search, or existing='refuse' in Python."
+
 #: What may lie beside a run without being part of it: starting over leaves it alone.
 BESIDE = ("profile.html", "profile.json")
 
@@ -58,7 +61,7 @@ def check(folder: Path, existing: Existing, recorded_here: bool = True) -> None:
         raise RunError(f"{folder}: is a file, not a folder. Give another run folder.")
     has_run = (folder / JOURNAL).exists()
     if existing == "resume" and not has_run and recorded_here:
-        raise RunError(f"{folder}: there is no run to resume (no {JOURNAL}). Start one with: paretopress search.")
+        raise RunError(f"{folder}: {NO_RUN}")
     if existing == "refuse" and has_run:
         how = f"paretopress resume {folder}" if (folder / SETTINGS).is_file() else "existing='resume', in Python"
         raise RunError(

@@ -149,8 +149,11 @@ def _names(objectives: Sequence[str] | None, quality: Objective) -> list[str]:
     names = [quality.name, "size"] if objectives is None else objectives
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise SettingError("objectives", objectives, "must be a list of names", "Write ['accuracy', 'size'].")
-    if len(names) < 2 or len(set(names)) != len(names):
-        raise SettingError("objectives", names, "must name at least two different metrics", "E.g. accuracy and size.")
+    twice = next((n for i, n in enumerate(names) if n in names[:i]), None)
+    if twice is not None:
+        raise SettingError("objectives", names, f"name {twice} more than once", "Name each metric once.")
+    if len(names) < 2:
+        raise SettingError("objectives", names, "must name at least two metrics", "E.g. accuracy and size.")
     return list(names)
 
 

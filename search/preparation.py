@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from ..evaluators.base import Measurement
 from ..evaluators.latency import Latency
 from ..spaces.space import Space
 from ..spaces.task import Task
@@ -26,9 +27,11 @@ _WORTH_SAYING = 2.0
 FIRST = "{} single steps to measure: gradients and a few of each technique come first"
 #: What is said when the profile knows of no recipe that keeps a limit.
 OUT_OF_REACH = (
-    "no model of this space is predicted to keep {}: the least is about {}, give or take a third. The search goes for "
-    "what comes nearest; a looser limit on {}, or a larger space, would leave it a choice"
+    "no model of this space is predicted to keep {}: the least is {}. The search goes for what comes nearest; a looser "
+    "limit on {}, or a larger space, would leave it a choice"
 )
+#: How sure that least is: a prediction, or nothing in the space that changes the cost.
+ABOUT, ORIGINAL = "about {}, give or take a third", "the original's own {}, which nothing here lowers"
 
 
 class Teller(Protocol):
@@ -72,9 +75,14 @@ def make_sampler(plan: Plan, task: Task, space: Space, baseline: Result, executo
         sampler = ProfileSampler(profile, plan.objectives, plan.quality, baseline, plan.constraints, plan.seed)
         for metric, least in sampler.out_of_reach().items():
             limits = " and ".join(repr(c.text) for c in plan.constraints if c.metric == metric)
-            unit = baseline.measurements[metric].unit
-            teller.say(OUT_OF_REACH.format(limits, amount(least, unit), metric))
+            teller.say(out_of_reach(limits, metric, least, baseline.measurements[metric]))
         return sampler
     from .optuna_samplers import OptunaSampler  # noqa: PLC0415 - the default sampler doesn't owe Optuna's import time
 
     return OptunaSampler(space, plan.objectives, plan.sampler, plan.seed, len(plan.constraints))
+
+
+def out_of_reach(limits: str, metric: str, least: float, original: Measurement) -> str:
+    """Return what is said of limits on a metric of which no recipe is predicted to have less than ``least``."""
+    lowest = ORIGINAL if least >= original.value else ABOUT
+    return OUT_OF_REACH.format(limits, lowest.format(amount(min(least, original.value), original.unit)), metric)

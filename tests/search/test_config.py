@@ -67,6 +67,7 @@ def test_everything_that_can_be_set_is_read(tmp_path: Path) -> None:
         ("task: a:b\ntechniques: 3", "a list of names, or names with their settings"),
         ("task: a:b\nseed: one", "must be a whole number"),
         ("task: a:b\nbudget: {trials: many}", "budget.trials = 'many'"),
+        ("task: a:b\nbudget: {minutes: .inf}", "budget.minutes = inf: must be a finite number. Leave it out"),
         ("task: a:b\nray: {workers: 1.5}", "ray.workers"),
         ("task: a:b\nray: {memory: 3 KB}", "run.yaml: ray.memory = '3 KB': must be the bytes of a trial"),
         ("task: a:b\nray: {custom: {CPU: 1}}", "run.yaml: ray.custom = 'CPU': is none of the cluster's own"),

@@ -240,9 +240,8 @@ def test_constraints_are_kept_or_the_nearest_points_are_shown(
     front = run(task, space, tmp_path / "a", budget=12, constraints=[f"size <= {limit}"])
     assert front.feasible
     assert all(p.result.value("size") <= limit for p in front)
-    hopeless = run(
-        task, space, tmp_path / "b", budget=8, constraints=["size <= 100", "accuracy drop <= 1"], progress=True
-    )
+    limits = ["size <= 100", "accuracy drop <= 1"]
+    hopeless = run(task, space, tmp_path / "b", budget=8, constraints=limits, progress=True)
     assert not hopeless.feasible
     assert len(hopeless) >= 1
     smallest = min(r.value("size") for r in hopeless.results if r.status == "ok")
@@ -280,6 +279,7 @@ class TestBadInput:
         [
             ({"objectives": ["accuracy", "sise"]}, SettingError, "size"),
             ({"objectives": ["accuracy"]}, SettingError, "at least two"),
+            ({"objectives": ["accuracy", "size", "size"]}, SettingError, "name size more than once"),
             ({"objectives": "accuracy"}, SettingError, "list"),
             ({"objectives": ["accuracy", 3]}, SettingError, "list of names"),
             ({"sampler": None}, SettingError, "sampler = None: is unknown"),
