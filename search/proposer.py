@@ -52,6 +52,9 @@ _STRUCTURES = 3
 _PARENTS = 8
 #: Nothing is hoped to lose so many standard errors less than the best that was measured.
 _HOPED = 2.0
+#: All later trials gain from a training that turns out to be better than the best: a gain counts more by so much for
+#: each unit of what is expected of that.
+_TEACHES = 2.0
 #: When all that was weighed is known, so many random recipes are looked at.
 _DRAWN = 100
 
@@ -286,7 +289,7 @@ class Proposer:
         gain = beside.of(points)
         # What is expected to gain nothing may still gain by chance: optimism decides who is looked at closely.
         gain += beside_lucky.of(self._points(outlook.lucky(), costs))
-        works = self.failures.chance(candidates)
+        works = self.failures.chance(candidates) * (1 + _TEACHES * self.surrogate.promise(candidates))
         gain = self._likely(gain, self._limits.chance(outlook, costs)) * works
         order = np.lexsort((self._behind(points, lost), -gain, excess, refused))[:_CLOSELY]
         outlook, costs = self.surrogate.predict(candidates[order]), costs[order]

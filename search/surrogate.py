@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+from scipy.special import ndtr
 
 from ..spaces.choices import Genomes
 from ..spaces.stage import Stage
@@ -51,6 +52,8 @@ _ENOUGH, _FINER = 5, 1.25
 _FAR = 4.0
 #: Standard deviation of what luck does to quality, at least, as a share of the loss that makes a model useless.
 _LEAST_LUCK = 1e-4
+#: Standard deviation of what is known.
+_SURE = 1e-9
 #: Of luck, the part that comes from training, where it may be had.
 _OF_TRAINING = 0.2
 #: Trials that the regression looks at: the latest best ones say most.
@@ -263,6 +266,19 @@ class Surrogate:
         curve = weight, (log - (1 - weight[:, 0]) * harmed)[:, None]
         derivatives = np.hstack([*curve, *parts, (1 - weight) * gains])
         return self.mean[0] + self.mean[1] * log, derivatives
+
+    def promise(self, genomes: Genomes) -> Values:
+        """Return (n,) by how much the training of genomes (n, decisions) may be expected to beat the one believed to
+        be best, where it does: natural logarithms of the damage that is left. Without training it is 0.
+        """
+        training = (genomes + self.offsets)[:, self._training]
+        gains = self._learnt()[2]
+        beyond = self._dense_gains[training].sum(1) - self._dense_gains[int(gains.argmax())]
+        spread = np.sqrt(((beyond @ self.covariance[self._gain, self._gain]) * beyond).sum(1)) + _SURE
+        score = (gains[training].sum(1) - gains.max()) / spread
+        better = np.exp(-np.square(score) / 2) / np.sqrt(2 * np.pi) + score * ndtr(score)
+        found: Values = self.trains[training].sum(1) * spread * better
+        return found
 
     def best_training(self, rows: slice, totals: Values, random: np.random.Generator) -> npt.NDArray[np.int64]:
         """Return for each total damage the training that leaves least of it, each in a draw of what is believed.
