@@ -55,7 +55,7 @@ class Constraint:
         "drop" or "rise" if the limit is on how much worse than the baseline the metric is, else "".
     unit
         As written. ``x`` makes the limit a multiple of the baseline's value, and so does ``%`` for a cost; for the
-        task's own metric, ``%`` is a hundredth.
+        task's own metric, ``%`` is a hundredth (of one of which less is better, it is refused).
     """
 
     text: str
@@ -236,6 +236,11 @@ def _nonsense(
         return f"only {quality.name} can {constraint.word}", "Limit a cost like 'size <= 0.5x'."
     if stored:
         return "", ""
+    if constraint.unit == "%" and name == quality.name and quality.direction == "minimize":
+        value, share = f"{constraint.limit:g}", f"{constraint.limit + bool(constraint.word):g}x"
+        own = f"'{name} {'rise ' if constraint.word else ''}<= {value}'"
+        advice = f"Write {own} for its own unit, or '{name} <= {share}' for a multiple of the original's."
+        return f"% of {name} may be of its unit or of the original's", advice
     if constraint.word:
         return _nonsense_of_loss(constraint, quality)
     known = metrics.get(name)
@@ -254,9 +259,10 @@ def _nonsense(
 
 def _nonsense_of_loss(constraint: Constraint, quality: Objective) -> tuple[str, str]:
     name, word, limit = quality.name, constraint.word, constraint.limit
+    right, better, percent = ("rise", "smaller", "") if quality.direction == "minimize" else ("drop", "larger", "1%")
     if constraint.unit not in ("", "%"):
-        return f"{constraint.unit!r} is no unit of a {word}", f"Write '{name} {word} <= 0.01' or '{name} {word} <= 1%'."
-    right, better = ("drop", "larger") if quality.direction == "maximize" else ("rise", "smaller")
+        other = f" or '{name} {word} <= {percent}'" if percent else ""
+        return f"{constraint.unit!r} is no unit of a {word}", f"Write '{name} {word} <= 0.01'{other}."
     if word != right:
         return f"a {better} {name} is better, so a limit is on its {right}", f"Write '{name} {right} <= ...'."
     if constraint.sign != "<=" or limit < 0:

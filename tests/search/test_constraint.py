@@ -168,6 +168,22 @@ def test_a_loss_does_not_drop_except_in_runs_of_old() -> None:
     assert allowed(old, base, loss) == allowed([Constraint.parse("mse rise <= 0.25")], base, loss)
 
 
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("mse rise <= 5%", "Write 'mse rise <= 0.05' for its own unit, or 'mse <= 1.05x' for a multiple"),
+        ("mse <= 110%", "Write 'mse <= 1.1' for its own unit, or 'mse <= 1.1x' for a multiple"),
+    ],
+)
+def test_a_percentage_of_an_error_is_asked_about(text: str, advice: str) -> None:
+    """Points, as of an accuracy, or a share, as of a cost: for an original with an mse of 0.006 these are far apart."""
+    loss = Objective("mse", "minimize", True)
+    with pytest.raises(SettingError) as caught:
+        check_constraints([Constraint.parse(text)], loss)
+    assert advice in str(caught.value)
+    check_constraints([Constraint.parse(text)], loss, stored=True)
+
+
 def test_how_far_a_limit_is_missed() -> None:
     """The value and the excess are in the metric's unit, of a drop those of the drop."""
     assert Constraint.parse("size <= 0.2x").missed_by(SMALL, BASE, QUALITY) == (300, 100)
