@@ -39,9 +39,9 @@ Values = npt.NDArray[np.float64]
 _FIRST, _FRESH, _EVERY = 300, 32, 16
 #: Candidates of each kind that are weighed for a proposal, and those of them that are weighed closely.
 _WEIGHED, _CLOSELY = 160, 80
-#: Where so many are running, or twice as many, ..., so many proposals in a row, with nothing told in between, come from
-#: the same candidates; at most. What is running matters less for each then, and the driver must keep up.
-_MANY, _IN_A_ROW = 64, 8
+#: For so many that are running, and for so many that were told, one more proposal comes from the same candidates, up to
+#: so many in a row, until something is learnt or the front changes. One more matters less then.
+_MANY, _OLD, _IN_A_ROW = 64, 500, 8
 #: Nodes and weights of the three-point Gauss-Hermite rule for a standard normal.
 _NODES, _WEIGHTS = np.array([0.0, -np.sqrt(3.0), np.sqrt(3.0)]), np.array([4.0, 1.0, 1.0]) / 6
 #: Lucks before those of the nodes: as expected, and if all that is unexplained goes well.
@@ -112,7 +112,7 @@ class Proposer:
         self._reached = self._improvement(self._front)
         self._foretold: dict[bytes, Foretold] = {}  # of what is running, until something is learnt
         self._imagined: Imagined | None = None
-        self._weighed: Weighed | None = None  # and not taken, since something was told
+        self._weighed: Weighed | None = None  # and not taken; still worth what it was
         self._row = 0
         self._best_lost = 0.0  # what loses less counts like that
 
@@ -133,8 +133,9 @@ class Proposer:
             False for a trial that can't be on the front (failed, stopped, infeasible).
         """
         key = genome.tobytes()
+        if key not in self.pending or self._limits.sought:
+            self._weighed = None
         self._remove(key)
-        self._weighed = None
         if self._best_lost < 0:
             self._best_lost = min(self._best_lost, lost - _HOPED * self.goals.noise)
         values = np.array([costs.get(m, math.nan) for m in self.metrics])
@@ -158,7 +159,7 @@ class Proposer:
         self._front, self._best = front[keep], best[keep]
         self._limits.kept = bool(len(keep))
         self._reached = self._improvement(self._front)
-        self._imagined = None
+        self._imagined = self._weighed = None
 
     def note(self, genome: npt.NDArray[np.int64], lost: float) -> None:
         """Report what a trial's model lost on its way, as the recipe of which it was the model then: what it had before
@@ -195,8 +196,8 @@ class Proposer:
         # The matrices are small: on a machine whose cores are busy with trials, more threads only wait for each other.
         with self._threads.limit(limits=1, user_api="blas"):
             self._since += 1
-            row = min(1 + len(self.pending) // _MANY, _IN_A_ROW)
-            if self._weighed is None or self._row >= row or not len(self._weighed.genomes):
+            row = min(1 + len(self.pending) // _MANY + len(self.told) // _OLD, _IN_A_ROW)
+            if self._weighed is None or self._row >= row or not len(self._weighed.genomes) or self._due():
                 self._prepare()
                 candidates = self._new(self.pool.candidates(self._parents(), _WEIGHED, self.random))
                 self._weighed, self._row = self._weigh(candidates) if len(candidates) else None, 0
@@ -222,7 +223,7 @@ class Proposer:
 
     def _prepare(self) -> None:
         """Learn, and renew the predicted front, where enough has happened since."""
-        learnt = len(self.told) - self._learnt >= max(1, len(self.told) // 50, len(self.pending) // 20)
+        learnt = self._due()
         if learnt:
             self._learn()
         if learnt or not len(self.pool) or self._since >= _EVERY:
@@ -233,6 +234,10 @@ class Proposer:
         if self._structures:
             self._structures -= 1
             self.pool.solve_exactly(self._shares, self.failures.drawn(self.random), self.random)
+
+    def _due(self) -> bool:
+        """Return whether enough was told since it learnt."""
+        return len(self.told) - self._learnt >= max(1, len(self.told) // 50, len(self.pending) // 20)
 
     def _learn(self) -> None:
         trials = list(self.told.values())

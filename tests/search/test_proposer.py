@@ -20,6 +20,7 @@ from paretopress.search.goals import Goals
 from paretopress.search.pareto import hypervolume
 from paretopress.search.proposer import Proposer
 from paretopress.search.sensitivity import Profile
+from paretopress.search.weighed import Weighed
 from paretopress.spaces.choices import Choices, Genomes
 from paretopress.spaces.decision import Decision
 from paretopress.spaces.site import Site
@@ -87,6 +88,40 @@ def test_proposals_in_a_row_never_repeat_what_runs() -> None:
         proposer.expect(best)
         asked.append(best.tobytes())
     assert len(set(asked)) == len(asked)
+
+
+@pytest.mark.parametrize(("known", "least", "most"), [(60, 30, 30), (1200, 5, 15)])
+def test_after_many_trials_candidates_are_weighed_less_often(
+    known: int, least: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One more trial of many changes little: the driver of a long run isn't what it waits for. Early, each counts."""
+    proposer = Proposer(PROFILE, TRUTH.goals(), 0)
+    for genome in TRUTH.random(known):
+        proposer.tell(genome, *TRUTH.of(genome))
+    weigh, weighed, asked = proposer._weigh, [], []
+
+    def counted(candidates: Genomes) -> Weighed:
+        weighed.append(weigh(candidates))
+        return weighed[-1]
+
+    monkeypatch.setattr(proposer, "_weigh", counted)
+    for _ in range(30):
+        asked.append(proposer.ask())
+        proposer.tell(asked[-1], SPAN, TRUTH.of(asked[-1])[1])
+    assert distinct(asked) == 30
+    assert least <= len(weighed) <= most
+
+
+def test_a_better_front_is_looked_at_anew() -> None:
+    """What was weighed against the old front isn't proposed for the new one."""
+    proposer = Proposer(PROFILE, TRUTH.goals(), 0)
+    for genome in TRUTH.random(1200):
+        proposer.tell(genome, *TRUTH.of(genome))
+    first, second = proposer.ask(), proposer.ask()
+    proposer.tell(second, SPAN, TRUTH.of(second)[1])
+    assert proposer._weighed is not None
+    proposer.tell(first, 0.0, TRUTH.of(first)[1])
+    assert proposer._weighed is None
 
 
 def test_latest_result_of_a_genome_counts() -> None:
