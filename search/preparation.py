@@ -30,8 +30,8 @@ OUT_OF_REACH = (
     "no model of this space is predicted to keep {}: the least is {}. The search goes for what comes nearest; a looser "
     "limit on {}, or a larger space, would leave it a choice"
 )
-#: How sure that least is: a prediction, or nothing in the space that changes the cost.
-ABOUT, ORIGINAL = "about {}, give or take a third", "the original's own {}, which nothing here lowers"
+#: What that least is: something predicted, or what the original has, as nothing is predicted to lower it.
+ABOUT, ORIGINAL = "about {}, give or take a third", "the original's own {}"
 
 
 class Teller(Protocol):

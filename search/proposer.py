@@ -133,7 +133,7 @@ class Proposer:
             False for a trial that can't be on the front (failed, stopped, infeasible).
         """
         key = genome.tobytes()
-        if key not in self.pending or self._limits.sought:
+        if key not in self.pending or self._limits.sought or not math.isfinite(lost):
             self._weighed = None
         self._remove(key)
         if self._best_lost < 0:

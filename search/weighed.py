@@ -1,4 +1,4 @@
-"""Candidates whose expected gains were looked at closely, until something is told."""
+"""Candidates whose expected gains were looked at closely, until something is learnt or the front changes."""
 
 from __future__ import annotations
 

@@ -112,15 +112,18 @@ def test_after_many_trials_candidates_are_weighed_less_often(
     assert least <= len(weighed) <= most
 
 
-def test_a_better_front_is_looked_at_anew() -> None:
-    """What was weighed against the old front isn't proposed for the new one."""
+def test_after_a_better_front_or_a_failure_candidates_are_weighed_anew() -> None:
+    """What was weighed against the old front isn't proposed for the new one, nor what fails like the last."""
     proposer = Proposer(PROFILE, TRUTH.goals(), 0)
     for genome in TRUTH.random(1200):
         proposer.tell(genome, *TRUTH.of(genome))
-    first, second = proposer.ask(), proposer.ask()
+    first, second, third = proposer.ask(), proposer.ask(), proposer.ask()
     proposer.tell(second, SPAN, TRUTH.of(second)[1])
     assert proposer._weighed is not None
     proposer.tell(first, 0.0, TRUTH.of(first)[1])
+    assert proposer._weighed is None
+    proposer.ask()
+    proposer.tell(third, math.inf, {}, usable=False)
     assert proposer._weighed is None
 
 
