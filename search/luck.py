@@ -31,8 +31,9 @@ _OUTLIER = 4.0
 _UNKNOWN = 0.05
 #: Median of a standard normal without its sign.
 _MEDIAN = 0.6745
-#: The share of trials, from the least damage on, that tell how large luck is.
-_BEST = 0.8
+#: How large luck is and which trials tell that depend on each other: so many rounds are enough. At least so many trials
+#: tell it, and at least this share of all.
+_ROUNDS, _FEWEST, _LEAST_SHARE = 4, 5, 0.2
 
 
 class Coordinates:
@@ -105,11 +106,17 @@ class Luck:
             (n,) measured loss of quality less what is explained.
         """
         off = left_over / damage**_POWER
-        best = damage <= np.quantile(damage, _BEST)
         alike = correlations(recipes)
-        # What alike recipes have in common counts once: a search gathers around the lucky ones.
-        alone = solve_triangular(np.linalg.cholesky(alike[np.ix_(best, best)]), off[best], lower=True)
-        self.deviation = max(float(np.median(np.abs(alone))) / _MEDIAN, self._least)
+        # Where misfit is more than luck, what is left over says nothing of luck.
+        drowned = misfit / damage**_POWER
+        order, fewest = np.argsort(drowned, kind="stable"), max(_FEWEST, int(_LEAST_SHARE * len(drowned)))
+        deviation = np.inf
+        for _ in range(_ROUNDS):
+            telling = order[: max(fewest, int((drowned < deviation).sum()))]
+            # What alike recipes have in common counts once: a search gathers around the lucky ones.
+            shared = np.linalg.cholesky(alike[np.ix_(telling, telling)])
+            deviation = float(np.median(np.abs(solve_triangular(shared, off[telling], lower=True)))) / _MEDIAN
+        self.deviation = max(deviation, self._least)
         root = np.asarray(np.linalg.cholesky(alike), np.float64)
         off = np.clip(left_over / self._scale(damage, misfit), -_OUTLIER, _OUTLIER)
         self._seen = _Seen(recipes, root, cho_solve((root, True), off))

@@ -110,6 +110,20 @@ def test_many_alike_count_once() -> None:
     assert many.deviation < few.deviation
 
 
+def test_large_damage_says_nothing_of_luck() -> None:
+    """Where most trials do a damage that is badly explained, the luck of gentle models is still told from these: else
+    they would be tried again and again for a luck that they don't have.
+    """
+    rng = np.random.default_rng(0)
+    taken = np.vstack([TRIED, genomes(180, 3)])
+    damage = np.concatenate([ONE, np.full(180, 16.0)])
+    left = np.concatenate([planted(TRIED), rng.normal(0, 0.5, 180)])
+    alone, beside = Luck(1e-4), Luck(1e-4)
+    alone.learn(recipes(TRIED), ONE, NONE, planted(TRIED))
+    beside.learn(recipes(taken), damage, np.concatenate([NONE, np.ones(180)]), left)
+    assert beside.deviation == pytest.approx(alone.deviation)
+
+
 def test_failure_is_no_luck() -> None:
     """One trial that is far off, as a failed one is told, doesn't take the recipes beside it along."""
     made, tried, new = Luck(1e-4), recipes(TRIED), recipes(NEW)
