@@ -32,7 +32,7 @@ from .profile_table import narrowed, profile_lines
 from .report.data import FILE as REPORT
 from .report.data import write_report
 from .report.profile_data import write_profile
-from .saved import behind, load_front
+from .saved import behind, damaged, load_front
 from .storage_address import without_password
 from .tables import front_table, metrics_table, point_table, techniques_table
 from .verify import command as verify
@@ -253,7 +253,8 @@ def report(folder: Folder) -> None:
     front, about = load_front(folder)
     write_report(front, about, folder)
     _show(front)
-    _warn(behind(front, about))
+    for warning in (behind(front, about), *(damaged(p, folder) for p in (front.baseline, *front))):
+        _warn(warning)
 
 
 def _share(text: str | float) -> float:
@@ -286,6 +287,8 @@ def pick(
     chosen = front.named(point) if point is not None else front.pick(
         max_accuracy_drop=max_accuracy_drop, minimise=minimise
     )  # fmt: skip
+    if wrong := damaged(chosen, folder):
+        raise RunError(wrong)
     own = needs_class(locate(chosen.path).read_bytes()) if chosen.path is not None else ""
     _out.print(point_table(chosen, front))
     for flag in (behind(front, about), *front.notes[: 0 if front.feasible else 1], *chosen.flags):

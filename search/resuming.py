@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from ..spaces.errors import RunError
-from .artifact import FILE
 from .facts import limits_of
-from .front import Front, Point
+from .front import Front
 from .plan import Plan
 from .record import Book
-from .saved import FRONT, load_front
+from .saved import FRONT, damaged, load_front
 
 #: What is said of it, with the number of its trials and of those that were asked for.
 ALL_DONE = "{} of {} trials are done; give --trials (in Python: budget=) for more"
@@ -36,13 +35,8 @@ def finished_front(plan: Plan, book: Book) -> Front | None:
         front, about = load_front(plan.folder)
     except RunError:  # damaged: it is written again
         return None
-    kept = all(_is_whole(point) for point in (front.baseline, *front))
+    models = (front.baseline, *front)
+    kept = all(model.path is not None and not damaged(model, plan.folder) for model in models)
     if not kept or about.get("trials") != trials or about.get("constraints") != limits_of(plan):
         return None
     return front
-
-
-def _is_whole(point: Point) -> bool:
-    """Whether a model's file is there, and is the one that was measured."""
-    file = point.path / FILE if point.path is not None else None
-    return file is not None and file.is_file() and point.result.is_of(file.read_bytes())

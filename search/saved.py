@@ -9,6 +9,7 @@ from typing import Any
 
 from ..evaluators.base import Measurement
 from ..spaces.errors import RunError, SettingError
+from .artifact import FILE
 from .facts import counted
 from .front import Front, Point
 from .journal import read
@@ -110,6 +111,22 @@ def behind(front: Front, about: Mapping[str, Any]) -> str:
         f"The record has {counted(more, 'trial')} that this front knows nothing of. "
         f"Bring it up to date with: paretopress resume {front.folder}"
     )
+
+
+def damaged(point: Point, folder: Path) -> str:
+    """Return a sentence where the file of a point of a run's folder isn't the one that was measured; or ""."""
+    if point.path is None:
+        return ""
+    file = point.path / FILE
+    try:
+        if point.result.is_of(file.read_bytes()):
+            return ""
+        what = "is not the file that was measured: it was damaged or replaced"
+    except FileNotFoundError:
+        what = "there is no such file"
+    except OSError as error:
+        what = f"can't be read ({error.strerror})"
+    return f"{file}: {what}. Make it again with: paretopress resume {folder}"
 
 
 def open_front(folder: Path | str) -> Front:

@@ -147,6 +147,26 @@ def test_report_is_written_again(folder: Path) -> None:
     assert "block1.conv1" in page
 
 
+def test_a_damaged_model_is_told_and_made_again(folder: Path, tmp_path: Path) -> None:
+    """Nobody deploys a file that isn't the one whose figures the report shows, and one command brings it back."""
+    run = shutil.copytree(folder / "d", tmp_path / "d")
+    lost, cut = run / "baseline/model.safetensors", run / "front/0/model.safetensors"
+    assert "model.safetensors" not in command("report", "d", cwd=tmp_path).stdout
+    whole = cut.read_bytes()
+    lost.unlink()
+    cut.unlink()
+    cut.write_bytes(whole[:-100])
+    shown = command("report", "d", cwd=tmp_path).stdout
+    assert "d/baseline/model.safetensors: there is no such file. Make it again with: paretopress resume d" in shown
+    assert "d/front/0/model.safetensors: is not the file that was measured: it was damaged or replaced" in shown
+    picked = command("pick", "d", "--point", "0", cwd=tmp_path)
+    assert picked.returncode == 2
+    assert "is not the file that was measured" in picked.stderr
+    assert command("resume", "d", cwd=tmp_path).returncode == 0
+    assert cut.read_bytes() == whole
+    assert "model.safetensors" not in command("report", "d", cwd=tmp_path).stdout
+
+
 def test_racing_and_evaluations_can_be_overridden(tmp_path: Path) -> None:
     """The switch and the budget of work go into the run, its facts and its settings, and resuming may change both."""
     (tmp_path / "d.yaml").write_text(YAML)
