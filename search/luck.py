@@ -107,15 +107,15 @@ class Luck:
         """
         off = left_over / damage**_POWER
         alike = correlations(recipes)
-        # Where misfit is more than luck, what is left over says nothing of luck.
+        # Where misfit is more than luck, what is left over says nothing of luck: these come last, and tell nothing.
         drowned = misfit / damage**_POWER
         order, fewest = np.argsort(drowned, kind="stable"), max(_FEWEST, int(_LEAST_SHARE * len(drowned)))
+        # What alike recipes have in common counts once: a search gathers around the lucky ones.
+        alone = solve_triangular(np.linalg.cholesky(alike[np.ix_(order, order)]), off[order], lower=True)
         deviation = np.inf
         for _ in range(_ROUNDS):
-            telling = order[: max(fewest, int((drowned < deviation).sum()))]
-            # What alike recipes have in common counts once: a search gathers around the lucky ones.
-            shared = np.linalg.cholesky(alike[np.ix_(telling, telling)])
-            deviation = float(np.median(np.abs(solve_triangular(shared, off[telling], lower=True)))) / _MEDIAN
+            telling = max(fewest, int((drowned < deviation).sum()))
+            deviation = float(np.median(np.abs(alone[:telling]))) / _MEDIAN
         self.deviation = max(deviation, self._least)
         root = np.asarray(np.linalg.cholesky(alike), np.float64)
         off = np.clip(left_over / self._scale(damage, misfit), -_OUTLIER, _OUTLIER)
