@@ -213,12 +213,12 @@ def node_options(**more: Any) -> dict[str, Any]:
 
 
 class Nodes:
-    """A cluster whose head takes no trials, and its nodes."""
+    """A cluster whose head takes no trials, and its nodes, which take one at a time each unless told otherwise."""
 
-    def __init__(self, nodes: int, **head: Any) -> None:
+    def __init__(self, nodes: int, at_once: int = 1, **head: Any) -> None:
         self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **node_options(**head)})
         self.added: list[Any] = []
-        self.wanted = nodes
+        self.wanted, self.at_once = nodes, at_once
         self.restore()
 
     def restore(self) -> None:
@@ -232,8 +232,8 @@ class Nodes:
             self.added.remove(node)
 
     def add(self, **more: Any) -> Any:
-        """Add a node that takes one trial at a time."""
-        options = node_options(**{"num_cpus": 1, **more})
+        """Add a node."""
+        options = node_options(**{"num_cpus": self.at_once, **more})
         options.pop("include_dashboard")
         return self.cluster.add_node(**options)
 

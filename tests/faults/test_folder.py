@@ -11,6 +11,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import psutil
 import pytest
 from mischief import DRIVER, Drivers, until
 
@@ -46,9 +47,12 @@ def test_a_journal_torn_at_any_byte_goes_on(driver: Drivers, tmp_path: Path) -> 
     recipes = "[deed('none', 1), deed('none', 2), deed('none', 3), deed('wait', 4)]"
     first = driver(recipes)
     file = tmp_path / "run" / "journal.jsonl"
-    until(lambda: file.exists() and file.read_text().count('{"trial":') == 4)
+    until(lambda: file.exists() and file.read_text().count('{"trial":') == 4 and began(tmp_path) == 4)
+    until(lambda: not list((tmp_path / "run" / "pending").glob("*.trial")))  # else a resumed run takes the result over
+    workers = [p for p in psutil.Process(first.pid).children(recursive=True) if "ray::Worker" in p.name()]
     first.send_signal(signal.SIGKILL)
     first.communicate()
+    until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in workers), 60)
     data = file.read_bytes()
     header, *lines = data.decode().splitlines(keepends=True)
     assert len(lines) >= 7

@@ -19,10 +19,12 @@ ROOM = 6e9
 
 @pytest.fixture
 def small() -> Iterator[Nodes]:
-    """A cluster of two nodes, on which Ray finds the memory full soon."""
+    """A node for two trials on which Ray finds the memory full soon. One, as a machine has: of two nodes each would
+    kill one of its own for the same memory, and the second trial for what the first one held.
+    """
     memory = psutil.virtual_memory()
     share = (memory.total - memory.available + min(ROOM, memory.available / 2)) / memory.total
-    found = Nodes(2, _system_config={"memory_usage_threshold": share, "memory_monitor_refresh_ms": 100})
+    found = Nodes(1, at_once=2, _system_config={"memory_usage_threshold": share, "memory_monitor_refresh_ms": 100})
     yield found
     found.close()
 
