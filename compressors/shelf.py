@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,7 +37,7 @@ class Shelf:
     def __init__(self, folder: Path, bound: int) -> None:
         self.folder, self.bound = folder, bound
         self._ledger = folder / "ledger"
-        self._writable, self._counted, self._written = True, False, 0
+        self._writable, self._counted = True, False
 
     def path(self, key: str) -> str:
         """Return where the file of a key is, if there is one. A key is 64 hexadecimal digits."""
@@ -59,8 +60,8 @@ class Shelf:
         if not self._writable or len(data) > self.bound * (1 - KEPT):
             return
         path = self.path(key)
-        self._written += 1
-        unfinished = f"{path.removesuffix('safetensors')}{os.getpid()}-{self._written}.tmp"
+        # Processes of several containers may share the folder, and have the same number.
+        unfinished = f"{path.removesuffix('safetensors')}{secrets.token_hex(8)}.tmp"
         try:
             try:
                 handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

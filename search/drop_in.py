@@ -162,8 +162,9 @@ class ParetoSampler(BaseSampler):
         self.metrics = tuple(dict.fromkeys([quality, *objectives, *(c.metric for c in self.constraints)]))
         self._costs = CostModel(profile)
         self.baseline = self._checked(baseline)
-        # Which side of the task's own metric is the good one, the study will say.
-        check_constraints([c for c in self.constraints if c.metric != quality], Objective(quality, "maximize", True))
+        measured = profile.quality  # else the study will say which side of the task's own metric is the good one
+        self._usual = measured if measured and measured.name == quality else Objective(quality, "maximize", True)
+        check_constraints([c for c in self.constraints if c.metric != quality], self._usual)
         self._seed = random.SystemRandom().randrange(2**32) if seed is None else seed
         self._distributions = {n: d for n, d in distributions(space).items() if not d.single()}
         self._others = RandomSampler(self._seed)
@@ -279,7 +280,7 @@ class ParetoSampler(BaseSampler):
             rule = "is not the space that the study was begun with"
             raise SettingError("space", self.space, rule, "Begin a new study for it.")
         study._storage.set_study_system_attr(study._study_id, _SPACE, self.space.digest)
-        quality = next((o for o in goals if o.is_quality), Objective(self.quality, "maximize", True))
+        quality = next((o for o in goals if o.is_quality), self._usual)
         check_constraints(self.constraints, quality)
         original = Result(-1, Recipe(), {name: Measurement(value) for name, value in self.baseline.items()})
         self._original, self._quality = original, quality
@@ -315,13 +316,18 @@ class ParetoSampler(BaseSampler):
                     self._open[trial.number] = self._sampler.ask_for(recipe, "")
                 continue
             self._finished.add(trial.number)
-            if trial.number in self._open:
-                self._sampler.forget(self._open.pop(trial.number))
+            proposal = self._open.pop(trial.number, None)
+            if proposal is not None and (recipe is None or proposal.recipe != recipe):
+                self._sampler.forget(proposal)
+                proposal = None
             if recipe is not None:
                 result = self._result(trial, recipe)
                 broken = [*trial.constraints.values()]
                 broken += violations(self.constraints, result, self._original, self._quality)
-                self._sampler.recall(result, broken, {})
+                if proposal is not None:
+                    self._sampler.tell(proposal, result, broken)
+                else:
+                    self._sampler.recall(result, broken, {})
 
     def _recipe_tried(self, trial: FrozenTrial) -> Recipe | None:
         """Return a trial's recipe, as soon as it is settled; None for one that is of no space or of another."""

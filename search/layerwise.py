@@ -109,6 +109,6 @@ class Layerwise:
         """Return genomes spread along the exact convex front for these prices."""
         return self.genomes(sweep(self.problem, prices, points))
 
-    def within(self, limits: Mapping[str, float], seconds: float) -> Genomes:
-        """Return the genome of least damage within limits, or the nearest one to them."""
-        return self.genomes([solve(self.problem, limits, seconds=seconds)])
+    def within(self, limits: Mapping[str, float], nodes: int) -> Genomes:
+        """Return the genome of least damage within limits, or the nearest one to them, that so many nodes find."""
+        return self.genomes([solve(self.problem, limits, nodes=nodes)])

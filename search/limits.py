@@ -69,25 +69,27 @@ class Limits:
         """Take note of a trial's loss of quality and costs (metrics,), NaN where they weren't measured; return its
         `violation`, infinity where it isn't known.
         """
-        excess, violated = self.excess(costs[None])[0], self.violation(np.array([lost]), costs[None])[0]
+        measured = costs[None]
+        excess, violated = self.excess(measured, 0.0)[0], self.violation(np.array([lost]), measured, 0.0)[0]
         if not math.isnan(excess):
             self._excess = min(self._excess, float(excess))
+        if not math.isnan(excess + lost):
             rows = np.vstack([self._near, [lost / self._whole, excess]])
             self._near = rows[nondominated(rows)]
         violated = float(np.nan_to_num(violated, nan=math.inf))
         self._violated = min(self._violated, violated)
         return violated
 
-    def excess(self, costs: Values) -> Values:
+    def excess(self, costs: Values, margin: float = MARGIN) -> Values:
         """Return (n,) by how much costs (n, metrics) are above the limits, in all, as shares of the original's."""
-        above: Values = (np.maximum(costs[:, self._places] - (1 + MARGIN) * self._most, 0.0) / self._base).sum(1)
+        above: Values = (np.maximum(costs[:, self._places] - (1 + margin) * self._most, 0.0) / self._base).sum(1)
         return above
 
-    def violation(self, lost: Values, costs: Values) -> Values:
+    def violation(self, lost: Values, costs: Values, margin: float = MARGIN) -> Values:
         """Return (n,) by how much losses of quality (n,) and costs (n, metrics) are above the limits, in all, as shares
         of the original's.
         """
-        violated: Values = self.excess(costs) + np.maximum(lost - self._lost, 0.0) / self._whole
+        violated: Values = self.excess(costs, margin) + np.maximum(lost - self._lost, 0.0) / self._whole
         return violated
 
     def look(self, excess: Values) -> None:

@@ -12,6 +12,9 @@ from .loss_scale import LossScale
 
 Values = npt.NDArray[np.float64]
 
+#: Standard deviations at which a loss is looked at, to see how likely it is to be allowed.
+_DEVIATIONS = np.linspace(-6, 6, 49)
+
 
 @dataclass(frozen=True)
 class Outlook:
@@ -55,8 +58,12 @@ class Outlook:
         return lost
 
     def chance(self, allowed: float) -> Values:
-        """Return the chances (n,) to lose no more than is allowed."""
-        left = allowed - self.shift
-        spread = np.sqrt(self.spread**2 + self.misfit**2 + np.square(self.luck * self.scale.steepness(left)))
-        chance: Values = ndtr((self.scale.logit(left) - self.logit) / spread)
+        """Return the chances (n,) to lose no more than is allowed: where `at` comes to that."""
+        losses = np.maximum.accumulate(np.stack([self.at(luck) for luck in _DEVIATIONS.tolist()]))
+        kept = (losses <= allowed).sum(0)
+        above = np.clip(kept, 1, len(_DEVIATIONS) - 1)
+        low, high = (losses[place, np.arange(losses.shape[1])] for place in (above - 1, above))
+        way = np.clip(allowed - low, 0.0, high - low) / np.where(high > low, high - low, 1.0)
+        deviation = _DEVIATIONS[above - 1] + way * (_DEVIATIONS[1] - _DEVIATIONS[0])
+        chance: Values = np.where(kept == 0, 0.0, np.where(kept == len(_DEVIATIONS), 1.0, ndtr(deviation)))
         return chance

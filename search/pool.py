@@ -22,8 +22,8 @@ Values = npt.NDArray[np.float64]
 _KEPT = 400
 #: Damages that training is chosen for: from hardly any to far too much.
 _DAMAGES = (0.003, 3.0)
-#: Points of an exact front, and the seconds for one point with limits.
-_EXACT, _SECONDS = 40, 0.5
+#: Points of an exact front, and the nodes of HiGHS's tree for one point with limits.
+_EXACT, _NODES = 40, 50
 
 
 class Pool:
@@ -130,7 +130,7 @@ class Pool:
         stands = [(stand_in(m, self._metrics), limit) for m, limit in limits.items()]
         within = {m: whole[m] * min(own) for m in self._metrics if (own := [x for name, x in stands if name == m])}
         if within:
-            self._add(layers.within(within, _SECONDS))
+            self._add(layers.within(within, _NODES))
 
     def _prices(self, damages: Values, count: int, random: np.random.Generator) -> Values:
         """Return (count, metrics) prices, evenly spread over the logarithms and the mixes of costs."""

@@ -71,22 +71,22 @@ class ProfileSampler:
         for metric, larger in self._larger.items():
             low, high = limits.get(metric, (-math.inf, math.inf))
             most = (1 / low if low > 0 else math.inf) if larger else high
-            if math.isfinite(most):
+            if 0 < most < math.inf:  # one of nothing or less is only judged: there is no share of it to be near by
                 upper[metric] = most
         base = {name: self._cost(name, baseline) for name in self._larger}
         whole = abs(baseline.value(quality.name)) or 1.0
-        lost = self._lost_limit(limits)
+        lost, noise = self._lost_limit(limits), self.noise(baseline, quality)
         goals = Goals(
             base,
             # What breaks a limit counts nothing, so the front is sought within the limits.
             {o.name: min(COST_SPAN * base[o.name], upper.get(o.name, math.inf)) for o in costs},
             lost if 0 < lost < math.inf else QUALITY_SPAN * whole,
             reach(whole, lost),
-            self.noise(baseline, quality),
+            noise,
             any(o.is_quality for o in objectives),
             upper,
             lost,
-            _CHANCE * self.noise(baseline, quality),
+            _CHANCE * noise,
         )
         self._proposer = Proposer(profile, goals, seed)
         self._choices = profile.choices
@@ -143,15 +143,19 @@ class ProfileSampler:
         return Proposal(recipe, genome, origin)
 
     def tell(self, proposal: Proposal, result: Result, violations: Sequence[float] = ()) -> None:
-        """Report a result; of one that failed or was stopped before it was measured, the worst is assumed."""
+        """Report a result. Of one that failed the worst is assumed; of one that was stopped for its costs, before its
+        quality was known, these are learnt from.
+        """
         lost = self._lost(result.value(self._quality.name))
         untrained = self._lost(result.rungs.get("before", {}).get(self._quality.name, math.nan))
         if math.isfinite(untrained):
             self._proposer.note(self._choices.legal(np.where(self._trains, 0, proposal.handle)[None])[0], untrained)
         costs = {name: self._cost(name, result) for name in self._larger}
         kept = result.status == "ok" and all(v <= 0 for v in violations)
-        known = result.status != "failed" and math.isfinite(lost)
-        self._proposer.tell(proposal.handle, lost if known else math.inf, costs if known else {}, kept and known)
+        known = math.isfinite(lost) or (math.isnan(lost) and result.status == "stopped")
+        if result.status == "failed" or not known:
+            lost, costs = math.inf, {}
+        self._proposer.tell(proposal.handle, lost, costs, kept)
 
     def attributes(self, proposal: Proposal) -> dict[str, Any]:  # noqa: ARG002 - results are all it needs
         """Return nothing: results are all it needs."""

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..compressors.cache import LayerCache, cache_folder
 from ..compressors.fingerprint import fingerprint
 from ..spaces.catalogue import technique
 from ..spaces.choices import Setting
 from ..spaces.recipe import Step
+from ..spaces.seeding import seeded
 from ..spaces.task import Task
 from .effects import VERSION, Effect
 
@@ -59,16 +63,21 @@ class Lines:
             return
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            if not self.file.exists():
-                self._make_room(sorted(self.file.parent.glob("*.jsonl"), key=lambda f: f.stat().st_mtime))
+            if not self.file.exists():  # or not any more: another run may have made room
+                self._make_room(self.file.parent)
+                entries = self.known
             with self.file.open("ab") as file:
                 file.write(b"\n" + json.dumps(entries, separators=(",", ":")).encode() + b"\n")
         except OSError:
             self.file = None
 
     @staticmethod
-    def _make_room(files: Sequence[Path]) -> None:
-        for old in files[: max(0, len(files) - KEPT + 1)]:
+    def _make_room(folder: Path) -> None:
+        used = []
+        for file in folder.glob("*.jsonl"):
+            with suppress(FileNotFoundError):  # others make room, too
+                used.append((file.stat().st_mtime, file))
+        for _, old in sorted(used)[: max(0, len(used) - KEPT + 1)]:
             old.unlink(missing_ok=True)
 
 
@@ -86,8 +95,10 @@ class ProfileStore:
     """
 
     def __init__(self, task: Task, coder: Step | None, folder: Path | None = None) -> None:
-        loss = getattr(task.loss, "__qualname__", type(task.loss).__qualname__)
-        content = [VERSION, LayerCache.none().data_digest(task), str(coder), loss] if folder is not None else []
+        content: list[Any] = []
+        if folder is not None:
+            loss = getattr(task.loss, "__qualname__", type(task.loss).__qualname__)
+            content = [VERSION, LayerCache.none().data_digest(task), str(coder), loss, *_losses(task)]
         self.lines = Lines(content, folder / "profiles" if folder is not None else None)
 
     @classmethod
@@ -133,3 +144,24 @@ class ProfileStore:
     def by_loss(self, value: bool) -> None:
         if self.lines.known.get(_BY_LOSS) != value:
             self.lines.add({_BY_LOSS: value})
+
+
+def _losses(task: Task) -> list[str]:
+    """Return what the loss is of random outputs on each calibration batch, which tells losses of one name apart: with
+    other arguments, or other functions without a name.
+
+    Four digits, because sums may be rounded otherwise with other threads.
+    """
+    found, shape, generator = list[str](), None, torch.Generator().manual_seed(0)
+    with torch.no_grad(), seeded(0):
+        for args, target in task.calibration:
+            if shape is None:
+                shape, first = task.model(*(x.clone() for x in args)).shape, len(target)
+            like = (len(target), *shape[1:]) if shape[0] == first else shape
+            outputs = torch.randn(like, generator=generator)
+            for form in (outputs, outputs.sigmoid()):  # some take probabilities
+                with suppress(Exception):  # or nothing that is made up: then the name must do
+                    if math.isfinite(value := float(task.loss(form, target))):
+                        found.append(f"{value:.4g}")
+                        break
+    return found

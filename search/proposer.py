@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from heapq import nsmallest
 
 import numpy as np
@@ -29,7 +29,8 @@ from .pool import Pool
 from .quick_costs import QuickCosts
 from .sensitivity import Profile
 from .step_bytes import StepBytes
-from .surrogate import LOOKED_AT, Surrogate
+from .surrogate import Surrogate
+from .told import Told, looked_at, qualities
 from .weighed import Weighed
 
 Values = npt.NDArray[np.float64]
@@ -55,22 +56,10 @@ _HOPED = 2.0
 #: All later trials gain from a training that turns out to be better than the best: a gain counts more by so much for
 #: each unit of what is expected of that.
 _TEACHES = 2.0
+#: Steps of learning at most from trials that come at once.
+_AT_ONCE = 12
 #: When all that was weighed is known, so many random recipes are looked at.
 _DRAWN = 100
-
-
-@dataclass(frozen=True)
-class Told:
-    """One trial: its genome, its loss of quality, its costs (NaN where not measured), its objectives as shares of the
-    largest that count, by how much it is above the limits, and whether it can be on the front.
-    """
-
-    genome: npt.NDArray[np.int64]
-    lost: float
-    costs: Values
-    point: Values
-    violated: float
-    usable: bool
 
 
 class Proposer:
@@ -126,7 +115,7 @@ class Proposer:
         genome
             (decisions,) legal.
         lost
-            Loss of quality; of a failed trial anything, infinity included.
+            Loss of quality; infinity if the trial failed, NaN if it was stopped for its costs before that was known.
         costs
             Metric -> value.
         usable
@@ -140,7 +129,8 @@ class Proposer:
             self._best_lost = min(self._best_lost, lost - _HOPED * self.goals.noise)
         values = np.array([costs.get(m, math.nan) for m in self.metrics])
         point = self._points(np.array([lost]), values[None])[0]
-        self.failures.tell(genome, not math.isfinite(lost))
+        if not math.isnan(lost):  # else it did not run to its end, and no step is to blame
+            self.failures.tell(genome, math.isinf(lost))
         lost = min(lost, self.goals.reach)
         violated, usable = self._limits.tell(lost, values), usable and bool(np.isfinite(point).all())
         trial = Told(genome, lost, values, point, violated, usable)
@@ -233,23 +223,27 @@ class Proposer:
             self._exact, self._structures = 2 * len(self.told) + 1, _STRUCTURES
         if self._structures:
             self._structures -= 1
-            self.pool.solve_exactly(self._shares, self.failures.drawn(self.random), self.random)
+            self.pool.solve_exactly(self._within(), self.failures.drawn(self.random), self.random)
+
+    def _within(self) -> dict[str, float]:
+        """Return what limits leave of predicted costs, as shares of the original's."""
+        if SIZE not in self._shares:
+            return self._shares
+        predicted = self.costs.predict(self.pool.genomes)[:, self.costs.metrics.index(SIZE)]
+        limit = self._shares[SIZE] * self.goals.base[SIZE]
+        return {**self._shares, SIZE: self._shares[SIZE] * self.steps.before(self.pool.genomes, predicted, limit)}
 
     def _due(self) -> bool:
         """Return whether enough was told since it learnt."""
         return len(self.told) - self._learnt >= max(1, len(self.told) // 50, len(self.pending) // 20)
 
     def _learn(self) -> None:
-        trials = list(self.told.values())
-        if len(trials) > LOOKED_AT:  # those nearest to the front, and the latest
-            score = np.array([t.point.sum() for t in trials])
-            recent = np.arange(len(trials)) >= len(trials) - LOOKED_AT // 4
-            trials = [trials[i] for i in np.lexsort((score, ~recent))[:LOOKED_AT]]
+        trials = looked_at(list(self.told.values()))
         genomes = np.stack([t.genome for t in trials])
-        passed = [row for key, row in self._passed.items() if key not in self.told]
-        passed = passed[max(0, len(passed) - (LOOKED_AT - len(trials))) :]
-        lost = np.array([t.lost for t in trials] + [lost for _, lost in passed])
-        self.surrogate.learn(np.vstack([genomes, *(genome for genome, _ in passed)]), lost)
+        rows = qualities(trials, [row for key, row in self._passed.items() if key not in self.told])
+        if rows:  # it goes on from what was believed before; in a resumed run, all comes at once
+            known, lost = np.stack([genome for genome, _ in rows]), np.array([lost for _, lost in rows])
+            self.surrogate.learn(known, lost, 1 if self._learnt else _AT_ONCE)
         costs = np.stack([t.costs for t in trials])
         self.fitted.learn(self.costs.hot(genomes), genomes, costs, self.metrics)
         if SIZE in self.metrics:

@@ -32,6 +32,13 @@ _FIRST_CORE = 150
 _STRAY = "HighsMipSolverData::transformNewIntegerFeasibleSolution"
 
 
+class _Effort(NamedTuple):
+    """When HiGHS must end, by the monotonic clock, and how many nodes it may look at in one go; None for all."""
+
+    deadline: float
+    nodes: int | None
+
+
 def sweep(problem: Problem, cost: str | Mapping[str, float], points: int | None = None) -> list[Solution]:
     """Return vertices of the lower convex hull of damage against a cost, from the least damage to the least cost.
 
@@ -70,7 +77,12 @@ def sweep(problem: Problem, cost: str | Mapping[str, float], points: int | None 
 
 
 def solve(
-    problem: Problem, limits: Mapping[str, float], *, tolerance: float = 1e-9, seconds: float = math.inf
+    problem: Problem,
+    limits: Mapping[str, float],
+    *,
+    tolerance: float = 1e-9,
+    seconds: float = math.inf,
+    nodes: int | None = None,
 ) -> Solution:
     """Return the choices with the least damage among those that keep every limit.
 
@@ -85,6 +97,8 @@ def solve(
         Share of a limit by which it may be exceeded, for sums that were rounded.
     seconds
         When the time is up, the best so far is returned; ``bound`` then says what is proven.
+    nodes
+        The same for so many nodes of HiGHS's tree of cases: what is found doesn't depend on the machine.
 
     Raises
     ------
@@ -97,7 +111,7 @@ def solve(
         raise ValueError(f"limits: must be numbers, not {dict(limits)}")
     if not tolerance >= 0 or not seconds >= 0:
         raise ValueError(f"tolerance and seconds: must be 0 or more, not {tolerance} and {seconds}")
-    deadline = time.monotonic() + seconds
+    effort = _Effort(time.monotonic() + seconds, nodes)
     named = {name: limit for name, limit in limits.items() if limit < math.inf}
     rows = [list(problem.costs).index(name) for name in named]
     flat = replace(problem.flat, costs=problem.flat.costs[rows], fixed=problem.flat.fixed[rows]).useful()
@@ -107,10 +121,10 @@ def solve(
 
     at, proven = _walk(flat, allowed, 1 / unit), True
     if at is None:
-        at, proven = _least_excess(flat, allowed, unit, deadline)
+        at, proven = _least_excess(flat, allowed, unit, effort)
     totals = flat.total(at)
     broken = totals > allowed
-    at, bound = _least_damage(flat, np.maximum(allowed, totals), at, deadline)
+    at, bound = _least_damage(flat, np.maximum(allowed, totals), at, effort)
     found = problem.solutions((problem.flat.start + flat.choice[at])[None])[0]
     if not broken.any():
         return replace(found, bound=min(bound, found.damage))
@@ -276,7 +290,7 @@ def _one_each(flat: Flat, extra: int = 0) -> csr_array:
     return csr_array((np.ones(count), (flat.owner, np.arange(count))), shape=(len(flat.start), count + extra))
 
 
-def _least_damage(flat: Flat, limit: Array, at: Ints, deadline: float) -> tuple[Ints, float]:
+def _least_damage(flat: Flat, limit: Array, at: Ints, effort: _Effort) -> tuple[Ints, float]:
     """Return the columns (N,) with the least damage within the limits, and a bound, from columns ``at`` that keep them.
 
     What Lagrange's bound proves useless is left out before HiGHS sees the rest.
@@ -302,7 +316,7 @@ def _least_damage(flat: Flat, limit: Array, at: Ints, deadline: float) -> tuple[
         useful = (wasted <= min(reach, needed)) & (rise <= upper + rounding)
         tried = np.union1d(columns[useful], at)
         core = flat.keep(tried)
-        picked, optimal, bound = _core(core, limit, upper + float((least - core.least(core.damage)).sum()), deadline)
+        picked, optimal, bound = _core(core, limit, upper + float((least - core.least(core.damage)).sum()), effort)
         if picked is not None and (value := float((core.damage[picked] - least).sum())) < upper:
             at, upper = tried[picked], value
         whole = reach >= upper - relaxed + rounding
@@ -315,7 +329,7 @@ def _least_damage(flat: Flat, limit: Array, at: Ints, deadline: float) -> tuple[
     return at, damage if proven else min(damage, float(least.sum()) + lower)
 
 
-def _core(flat: Flat, limit: Array, enough: float, deadline: float) -> tuple[Ints | None, bool, float]:
+def _core(flat: Flat, limit: Array, enough: float, effort: _Effort) -> tuple[Ints | None, bool, float]:
     """Return the columns (N,) that HiGHS finds best, whether they are or nothing is below ``enough``, and its bound.
 
     Damage is counted from the sum of each decision's least. None stands for none within the limits.
@@ -323,7 +337,7 @@ def _core(flat: Flat, limit: Array, enough: float, deadline: float) -> tuple[Int
     damage, costs, room, sizes = _scaled(flat, limit)
     rows = [LinearConstraint(_one_each(flat), 1, 1), LinearConstraint(costs, -np.inf, room)]
     while True:
-        found = _highs(damage, rows, len(damage), deadline)
+        found = _highs(damage, rows, len(damage), effort)
         bound = (found.mip_dual_bound or 0.0) / sizes[0]
         if found.x is None:
             return None, found.status == 2, bound
@@ -337,7 +351,7 @@ def _core(flat: Flat, limit: Array, enough: float, deadline: float) -> tuple[Int
         rows.append(LinearConstraint(cut[None], -np.inf, len(picked) - 1))
 
 
-def _least_excess(flat: Flat, limit: Array, unit: Array, deadline: float) -> tuple[Ints, bool]:
+def _least_excess(flat: Flat, limit: Array, unit: Array, effort: _Effort) -> tuple[Ints, bool]:
     """Return the columns (N,) that exceed the limits least, summed in ``unit`` (M,), and whether none can keep them."""
     if len(limit) == 1:
         return flat.best(flat.costs[0], flat.damage), True
@@ -348,19 +362,21 @@ def _least_excess(flat: Flat, limit: Array, unit: Array, deadline: float) -> tup
         LinearConstraint(_one_each(flat, len(limit)), 1, 1),
         LinearConstraint(np.column_stack([costs, -np.eye(len(limit))]), -np.inf, room),
     ]
-    found = _highs(objective, rows, len(flat.owner), deadline)
+    found = _highs(objective, rows, len(flat.owner), effort)
     hopeless = bool((flat.fixed + flat.least(flat.costs).sum(axis=1) > limit).any())
     if found.x is None:
         return flat.best((1 / unit) @ flat.costs), hopeless
     return flat.best(-found.x[: len(flat.owner)]), hopeless or bool(found.status == 0 and found.fun > 1e-5)
 
 
-def _highs(objective: Array, rows: list[LinearConstraint], whole: int, deadline: float) -> OptimizeResult:
+def _highs(objective: Array, rows: list[LinearConstraint], whole: int, effort: _Effort) -> OptimizeResult:
     """Return HiGHS's answer: the first ``whole`` variables are 0 or 1, the others 0 or more; no gap is allowed."""
-    left = max(0.0, deadline - time.monotonic())
+    left = max(0.0, effort.deadline - time.monotonic())
     is_whole = np.arange(len(objective)) < whole
     bounds = Bounds(0, np.where(is_whole, 1.0, np.inf))
     # `_least_damage` has left out what is useless: a presolve finds little and takes longer.
     options = {"mip_rel_gap": 0.0, "time_limit": left, "presolve": False}
+    if effort.nodes is not None:
+        options["node_limit"] = effort.nodes
     with without_lines(_STRAY):
         return milp(objective, integrality=is_whole.astype(int), bounds=bounds, constraints=rows, options=options)

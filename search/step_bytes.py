@@ -18,6 +18,8 @@ Values = npt.NDArray[np.float64]
 #: Standard deviations of what is expected: of a step, in bytes; of all together, as a share; and of what is left of a
 #: file's length, as a share.
 _EXPECTED, _SHARE, _LEFT = 60.0, 0.03, 0.005
+#: Genomes by which a length is corrected back.
+_NEAREST = 9
 #: What is left of a prediction at least: steps that save bytes must not add up to nothing where nobody has tried.
 _LEAST = 0.5
 
@@ -56,6 +58,14 @@ class StepBytes:
         each = np.linalg.solve(weighted.T @ rows + np.diag(prior**-2.0), weighted.T @ (measured - predicted)[known])
         self._share, each[0] = float(each[0]), 0.0
         self._bytes = each[self._technique].astype(np.float64)
+
+    def before(self, genomes: Genomes, predicted: Values, wanted: float) -> float:
+        """Return the predicted length as a share of the corrected one, where that is nearest to a wanted length, by
+        genomes (n, decisions), n > 0, of these predicted lengths (n,).
+        """
+        corrected = self.corrected(genomes, predicted)
+        near = np.argsort(np.abs(corrected - wanted))[:_NEAREST]
+        return float(np.median(predicted[near] / corrected[near]))
 
     def corrected(self, genomes: Genomes, predicted: Values) -> Values:
         """Return the lengths (n,) of files of genomes (n, decisions), given those that were predicted."""

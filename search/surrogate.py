@@ -337,8 +337,8 @@ class Surrogate:
 
     # --- learning ------------------------------------------------------------------------------------------
 
-    def learn(self, genomes: Genomes, lost: Values) -> None:
-        """Take in the trials so far.
+    def learn(self, genomes: Genomes, lost: Values, steps: int = 1) -> None:
+        """Take in the trials so far, from what was believed before.
 
         Parameters
         ----------
@@ -346,9 +346,24 @@ class Surrogate:
             (n, decisions) that were tried, at most `LOOKED_AT`.
         lost
             (n,) what each lost of quality.
+        steps
+            How often at most, until the misfit stays as it is; one is enough where few trials are new.
         """
         if not len(lost):
             return
+        for _ in range(steps):
+            before = self.misfit
+            self._step(genomes, lost)
+            if self.misfit == before:
+                break
+        if len(lost) >= _ENOUGH:
+            logits, self._derivatives = self._rows(genomes)
+            own, total, *_ = self._effect(genomes)
+            left_over = np.clip(lost, -self.scale.span, self.scale.span) - self.scale.damaged(logits)
+            self.luck.learn(self._recipes(genomes, own, total), total, self._misfit(logits), left_over)
+
+    def _step(self, genomes: Genomes, lost: Values) -> None:
+        """Take one step towards what is likeliest."""
         target, error = self.scale.logit(lost), self.scale.noise * self.scale.steepness(lost)
         own, total, *_ = self._effect(genomes)
         off = np.abs(target - self._rows(genomes)[0])  # what is far off isn't an error of that kind: say, it failed
@@ -363,11 +378,6 @@ class Surrogate:
                 if found.evidence > belief.evidence:
                     belief, self.misfit = found, other
         self.mean, self.covariance = belief.mean, belief.covariance
-        if len(lost) >= _ENOUGH:
-            logits, self._derivatives = self._rows(genomes)
-            own, total, *_ = self._effect(genomes)
-            left_over = np.clip(lost, -self.scale.span, self.scale.span) - self.scale.damaged(logits)
-            self.luck.learn(self._recipes(genomes, own, total), total, self._misfit(logits), left_over)
 
     def _fit(self, start: Values, trials: _Trials, misfit: float) -> Belief:
         """Return what is believed of the parameters if misfit is so large, a few steps from the start."""

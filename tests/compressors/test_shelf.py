@@ -138,3 +138,18 @@ print(shelf._writable)
     ]
     assert [worker.communicate()[0].strip() for worker in workers] == ["True", "True"]
     assert held(tmp_path) <= (1 << 17) + 2 * BLOCK
+
+
+def test_unfinished_files_of_others_are_in_nobodys_way(tmp_path: Path) -> None:
+    """What a process of the same number left behind, as in another container, is neither replaced nor removed."""
+    shelf = Shelf(tmp_path, 1 << 20)
+    shelf.write(key(0), b"zero")
+    place = Path(shelf.path(key(1))).parent
+    place.mkdir(exist_ok=True)
+    left = [place / f"{key(1)}.{os.getpid()}-{number}.tmp" for number in range(9)]
+    for file in left:
+        file.write_bytes(b"half")
+    shelf.write(key(1), b"one")
+    shelf.write(key(2), b"two")
+    assert [shelf.read(key(n)) for n in range(3)] == [b"zero", b"one", b"two"]
+    assert all(file.read_bytes() == b"half" for file in left)

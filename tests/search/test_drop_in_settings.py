@@ -176,3 +176,21 @@ def test_what_is_no_trial_or_no_space_is_refused(space: Space) -> None:
         suggest(3, space)  # type: ignore[arg-type] # a mistake
     with pytest.raises(SettingError, match="space = .*: must be a Space"):
         suggest(FixedTrial({}), "everything")  # type: ignore[arg-type] # a mistake
+
+
+def test_limits_on_a_quality_that_is_no_objective_go_the_way_that_was_measured(task: Task) -> None:
+    """Of an error less is better, as the profile's task says: nobody is told to ask for more of it."""
+    source = task.validation.source
+    mine = Task(task.model, source, metric=Metric("regret", lambda output, _: float(output.var()), "minimize"))
+    space = Space.from_task(mine, {"integer": {"bits": [8, 4]}})
+    found = Profiler(mine, space, ProfileStore(mine, None)).measure(BYTES)
+
+    def ask(*texts: str) -> None:
+        """Begin a study for the size alone."""
+        baseline = {"regret": 0.3}
+        sampler = ParetoSampler(space, found, ("size",), baseline=baseline, quality="regret", constraints=texts)
+        optuna.create_study(sampler=sampler).ask()
+
+    ask("regret <= 0.5", "regret rise <= 0.1")
+    with pytest.raises(SettingError, match="a smaller regret is better"):
+        ask("regret >= 0.5")

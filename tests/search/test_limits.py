@@ -90,3 +90,21 @@ def test_limits_that_contradict_each_other_are_approached_together(size: float, 
     found = TRUTH.run(Proposer(PROFILE, goals, 0), 25)
     assert min(map(violation, TRUTH.random(3000))) > 0
     assert min(map(violation, found)) < min(map(violation, TRUTH.random(3000)))
+
+
+def test_what_was_measured_has_no_margin() -> None:
+    """A trial a thousandth above a limit that nothing keeps doesn't pass for one that keeps it."""
+    limits = Limits(replace(GOALS, limits={"size": 5.0}, lost=math.inf), ("size", "macs"))
+    assert limits.tell(0.1, np.array([5.005, 1.0])) == pytest.approx(0.00005)
+    limits.look(np.array([0.0001, 0.4]))
+    assert limits.sought
+
+
+def test_a_trial_of_unknown_quality_is_not_on_the_front_of_near_ones() -> None:
+    """One that was stopped for its costs says how near those came, and nothing of what may be lost there."""
+    limits = Limits(replace(GOALS, limits={"size": 5.0}, lost=math.inf), ("size", "macs"))
+    limits.tell(math.nan, np.array([20.0, 1.0]))
+    limits.tell(0.5, np.array([21.0, 1.0]))
+    limits.look(np.array([0.15, 0.4]))
+    assert limits.sought
+    assert np.isfinite(limits.chance(outlook(0.3), np.array([[21.0, 1.0]]))).all()

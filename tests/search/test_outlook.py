@@ -48,3 +48,17 @@ def test_chance_is_that_of_the_losses() -> None:
         about_luck = outlook(spread=0.0, misfit=0.0, luck=0.003)
         assert about_luck.chance(float(about_luck.at(z)[0]))[0] == pytest.approx(wanted, abs=0.03)
     assert outlook(shift=-0.02).chance(0.03)[0] > outlook().chance(0.03)[0]
+
+
+@given(st.floats(-9, 3), st.floats(0, 1), st.floats(0, 0.02), st.floats(-0.05, 0.3), st.floats(0, 0.1))
+def test_chance_counts_the_lucks_that_are_allowed(
+    logit: float, spread: float, luck: float, allowed: float, more: float
+) -> None:
+    """Near no loss at all, where luck is as large as what is lost, it is the share of lucks with which no more than
+    that is lost; and what is allowed more has no smaller chance.
+    """
+    made = outlook(logit, spread, 0.0, luck=luck)
+    lucks = [NormalDist().inv_cdf((i + 0.5) / 400) for i in range(400)]
+    share = sum(float(made.at(z)[0]) <= allowed for z in lucks) / 400
+    assert float(made.chance(allowed)[0]) == pytest.approx(share, abs=0.1)
+    assert float(made.chance(allowed + more)[0]) >= float(made.chance(allowed)[0])

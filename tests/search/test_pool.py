@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from itertools import count
+
 import numpy as np
 import pytest
+from known_truth import PROFILE as HARDER
+from known_truth import TRUTH
 
 from paretopress.search.effects import Effect, Unit
 from paretopress.search.pool import Pool
@@ -130,3 +135,19 @@ def test_candidates_are_points_and_changes() -> None:
     moved = [(row != parents).sum(1).min() for row in found[50:]]
     assert np.median(moved) <= 3
     assert np.median((found[100:] != best).sum(1)) <= 3
+
+
+def test_exact_points_do_not_depend_on_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine on which an hour goes by between two looks, the same points are found."""
+    found = []
+    for hurry in (0.0, 3600.0):
+        now = count(0.0, hurry)
+        monkeypatch.setattr(time, "monotonic", lambda now=now: next(now))
+        costs = QuickCosts(HARDER)
+        made, random = Pool(costs, Surrogate(HARDER, 1.0, 0.01), TRUTH.base), np.random.default_rng(0)
+        made.solve(20, none_refused(made), random)
+        for share in (0.5, 0.4, 0.3, 0.2, 0.15, 0.1):
+            limits = {"size": share, "macs": 0.7, "bops": share / 2}
+            made.solve_exactly(limits, none_refused(made), random)
+        found.append(made.genomes.tolist())
+    assert found[0] == found[1]

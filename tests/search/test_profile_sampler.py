@@ -352,3 +352,46 @@ def test_an_error_near_zero_may_rise_many_times() -> None:
         made.tell(proposal, result, broken)
         kept += max(broken) <= 0
     assert kept >= 5
+
+
+def test_a_trial_stopped_for_its_costs_teaches_these_and_no_more() -> None:
+    """A limit on what the profile is wrong about stops trials before their quality is known. Their steps aren't to
+    blame, their quality isn't the worst there is, and the next ones keep the limit.
+    """
+    limit = ["latency <= 0.38x"]
+    most = 0.38 * BASELINE.value("latency")
+    made, kept = sampler(constraints=limit), []
+    for number in range(30):
+        proposal = made.ask()
+        whole = outcome(proposal.recipe, number)
+        slow = {"latency": whole.measurements["latency"], "size": whole.measurements["size"]}
+        stopped = whole.value("latency") > most
+        result = replace(whole, measurements=slow, status="stopped") if stopped else whole
+        kept.append(not stopped)
+        made.tell(proposal, result, violations([Constraint.parse(limit[0])], result, BASELINE, ACCURACY))
+    told = list(made._proposer.told.values())
+    assert not all(kept)
+    assert [t.usable for t in told] == kept
+    assert [math.isnan(t.lost) for t in told] == [not k for k in kept]
+    assert all(np.isfinite(t.costs).all() for t in told)
+    assert made._proposer.failures.chance(np.stack([t.genome for t in told])) == pytest.approx(1)
+    assert sum(kept[15:]) >= 12
+
+
+@pytest.mark.parametrize("limit", [0.0, -1.0])
+def test_a_limit_of_nothing_is_only_judged(limit: float) -> None:
+    """A count of nothing, or a figure that may be negative, has no share of the original's to be near by: a search
+    that every recipe satisfies goes as without it.
+    """
+    baseline = replace(BASELINE, measurements={**BASELINE.measurements, "gone": Measurement(limit)})
+    limited, free = (
+        ProfileSampler(PROFILE, (ACCURACY, SIZE), ACCURACY, baseline, [Constraint.parse(c) for c in texts], 0)
+        for texts in ([f"gone <= {limit:g}"], [])
+    )
+    for number in range(12):
+        mine, other = limited.ask(), free.ask()
+        assert mine.recipe == other.recipe
+        result = outcome(mine.recipe, number)
+        result = replace(result, measurements={**result.measurements, "gone": Measurement(limit)})
+        for made, proposal in ((limited, mine), (free, other)):
+            made.tell(proposal, result)

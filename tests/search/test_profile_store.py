@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
 
 from paretopress.search import profile_store
 from paretopress.search.effects import Effect
@@ -13,7 +17,7 @@ from paretopress.search.profile_store import Lines, ProfileStore
 from paretopress.spaces.choices import Setting
 from paretopress.spaces.recipe import Step
 from paretopress.spaces.site import MODEL
-from paretopress.spaces.task import Task
+from paretopress.spaces.task import Loss, Task
 
 FULL = Effect(0.25, "fisher", {"a.b": (0.5, 0.125, 0.25), "": (0.0, 1.0, 1.0)}, -40, "", 0.125, "1234")
 MILD, STRONG = Setting("integer", (("bits", 8),)), Setting("integer", (("bits", 2),))
@@ -99,3 +103,30 @@ def test_a_full_disk_stops_nobody(tmp_path: Path) -> None:
     lines.add({"a": 1})
     assert lines.known == {"a": 1}
     assert lines.file is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda output, target: 1 * F.nll_loss(output, target), lambda output, target: 2 * F.nll_loss(output, target)),
+        (partial(F.cross_entropy, label_smoothing=0.1), partial(F.cross_entropy, label_smoothing=0.2)),
+        (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(weight=torch.arange(1.0, 11.0))),
+    ],
+)
+def test_losses_of_one_name_have_files_of_their_own(task: Task, tmp_path: Path, one: Loss, other: Loss) -> None:
+    """Functions without a name, and one function or class with other arguments, lead to other damages; the same loss
+    to the same file.
+    """
+    source = task.validation.source
+    files = [ProfileStore(Task(task.model, source, loss=x), None, tmp_path).lines.file for x in (one, other, one)]
+    assert files[0] == files[2] != files[1]
+
+
+def test_a_file_that_made_room_for_others_is_written_whole_again(tmp_path: Path) -> None:
+    """What was known from it is not lost with it."""
+    lines = Lines(["x"], tmp_path)
+    lines.add({"a": 1})
+    assert lines.file is not None
+    lines.file.unlink()
+    lines.add({"b": 2})
+    assert Lines(["x"], tmp_path).known == {"a": 1, "b": 2}

@@ -54,3 +54,11 @@ def test_limits_are_kept_where_files_are_larger_than_predicted() -> None:
         kept.append(size <= limit)
         proposer.tell(genome, lost, costs | {"size": size}, usable=kept[-1])
     assert np.mean(kept[10:]) > 0.7
+
+
+def test_a_wanted_length_is_what_comes_to_it() -> None:
+    """The predicted length at which files come to a limit: that is what a solver of predicted lengths is given."""
+    steps = StepBytes(CHOICES)
+    steps.learn(GENOMES[:30], SIZES[:30], 0.9 * SIZES[:30])
+    wanted = float(np.median(SIZES))
+    assert steps.before(GENOMES, SIZES, wanted) == pytest.approx(1 / 0.9, rel=0.02)

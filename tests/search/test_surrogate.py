@@ -292,3 +292,16 @@ def test_derivatives_are_those_of_the_prediction() -> None:
     for k in range(len(start)):
         surrogate.mean = start + 1e-6 * (np.arange(len(start)) == k)
         assert (surrogate.expect(rows).logit - before) / 1e-6 == pytest.approx(derivatives[:, k], abs=1e-4)
+
+
+def test_trials_that_come_at_once_teach_as_much_as_one_by_one() -> None:
+    """A resumed run believes about what it did before: in one step it would still doubt what all of them agree on."""
+    world = World(3)
+    genomes = world.genomes(60)
+    lost = world.lost(genomes, by_site(world, 1.0), plain(world))
+    live, hasty, resumed = (Surrogate(world.profile, SPAN, NOISE) for _ in range(3))
+    for n in range(1, 61):
+        live.learn(genomes[:n], lost[:n])
+    hasty.learn(genomes, lost)
+    resumed.learn(genomes, lost, 12)
+    assert abs(np.log(resumed.misfit / live.misfit)) < 0.3 < abs(np.log(hasty.misfit / live.misfit))
