@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..spaces.data import Batch, Batches, to_device
+from ..spaces.data import Batch, Batches, nan_in, to_device
 from ..spaces.errors import SettingError
 from ..spaces.metric import ACCURACY, IGNORED, Metric, Streaming, hits
 from ..spaces.pulse import beat
@@ -146,7 +146,9 @@ class Quality(Evaluator):
             with inference(subject.model):
                 output = subject.model(*args).to(target.device)
             if output.is_floating_point() and bool(torch.isnan(output).any()):
-                raise ValueError(f"{self.name}: the model's output is NaN for a batch of {len(target)} examples")
+                held = nan_in(*batch)
+                why = f", whose {held} holds NaN" if held else ""
+                raise ValueError(f"{self.name}: the model's output is NaN for a batch of {len(target)} examples{why}")
             yield output, target
 
     def _top1(self, subject: Subject) -> Iterator[Look]:
@@ -197,7 +199,10 @@ class Quality(Evaluator):
 
     def _measured(self, output: Tensor, target: Tensor) -> Measurement:
         """Return the metric of a whole split; it may depend on the order, which is the loader's."""
-        value = self._checked(self.metric(output, target))
+        value = self.metric(output, target)
+        if math.isnan(value) and (held := nan_in((), target)):
+            raise ValueError(f"metric {self.name!r} is NaN on the split, where a {held} is NaN")
+        self._checked(value)
         return Measurement(value, self.unit, self._bootstrap(output, target, value), len(target))
 
     def _checked(self, value: float) -> float:

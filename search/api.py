@@ -13,7 +13,8 @@ from typing import Any, Literal
 from ..evaluators.base import Evaluator
 from ..evaluators.latency import Latency
 from ..spaces.automatic import DEPLOYED
-from ..spaces.errors import ArtifactError, ModelError, RunError, SettingError
+from ..spaces.data import Batches, nan_in
+from ..spaces.errors import ArtifactError, DataError, ModelError, PressError, RunError, SettingError
 from ..spaces.recipe import Recipe
 from ..spaces.space import Space
 from ..spaces.task import Task
@@ -159,7 +160,7 @@ def search(
         if done is not None:
             watcher.say(ALL_DONE.format(len(done.results), plan.budget.trials))
             return done
-        _begin(plan, watcher)
+        _begin(plan, task, watcher)
         with clock("baseline"):
             _check_deployed(bench, plan)
             first = _baseline(bench, journal, seed)
@@ -232,7 +233,31 @@ def _storage(plan: Plan, space: Space, stack: ExitStack) -> Storage | None:
     return record
 
 
-def _begin(plan: Plan, watcher: Progress) -> None:
+def _doubted(test: Batches | None) -> str:
+    """Return a sentence where test data may not be what the final figures can be taken on, or "".
+
+    Raises
+    ------
+    DataError
+        If the data can't be read to its end.
+    """
+    number = 0
+    try:
+        for number, (args, target) in enumerate(test or (), 1):
+            if held := nan_in(args, target):
+                return (
+                    f"test data: the {held} of batch {number} holds NaN. Where model or metric can't take it, "
+                    "there will be no figures on test data."
+                )
+    except PressError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(f"test data: batch {number + 1} can't be read ({reason}). Mend the loader.") from error
+    return ""
+
+
+def _begin(plan: Plan, task: Task, watcher: Progress) -> None:
     """Say what happens first, which takes a while, unless it is known to fail; `check_executor` raises."""
     check_executor(plan.executor, plan.resources)
     if plan.executor == "local":
@@ -240,6 +265,7 @@ def _begin(plan: Plan, watcher: Progress) -> None:
     else:
         watcher.say(f"measuring the original model, then {starting_ray(plan.resources)}")
     watcher.say(cache_problem())
+    watcher.say(_doubted(task.test))
 
 
 def _check_measured(journal: Book | None, plan: Plan) -> None:

@@ -361,7 +361,9 @@ class ParetoSampler(BaseSampler):
         if missing:
             advice = f"Call trial.set_user_attr({missing[0]!r}, ...) in the objective"
             self._warn(f"trials that don't tell {missing[0]} count as failed. {advice}", "metric")
-        elif all(math.isfinite(values[name]) for name in self.metrics):
+        elif wrong := [name for name in self.metrics if isinstance(values[name], str | None)]:
+            self._warn(f"trials whose {wrong[0]} is no number ({values[wrong[0]]!r}) count as failed", "number")
+        elif all(math.isfinite(_number(values[name])) for name in self.metrics):
             return Result(trial.number, recipe, {name: Measurement(float(values[name])) for name in self.metrics})
         return Result(trial.number, recipe, status="failed")
 
@@ -372,7 +374,9 @@ class ParetoSampler(BaseSampler):
 
 
 def _number(value: object) -> float:
-    """Return a number, NaN for what is none."""
+    """Return a number, NaN for what is none, as text."""
+    if isinstance(value, str):
+        return math.nan
     try:
         return float(value)  # type: ignore[arg-type] # that is what is tried
     except (TypeError, ValueError):

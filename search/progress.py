@@ -85,6 +85,8 @@ class Progress:
         """Note that trials start now, and which are done already; budgets of time count from here."""
         self._baseline, self._searching = baseline, time.monotonic()
         self._done = {result.number for result in done}
+        self._failed = sum(result.status == "failed" for result in done)
+        self._stopped = sum(result.status == "stopped" for result in done)
         self._bar.update(self._task, description="waiting for the first trial", total=None)
 
     def finished(self, result: Result, front: Sequence[Result], running: int) -> None:

@@ -35,6 +35,11 @@ def connect(resources: Resources) -> bool:
     options: dict[str, Any] = {"log_to_driver": False, "configure_logging": True, "logging_level": "ERROR"}
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     check_reachable(resources)
+    if not address and resources.cpus > (cores := os.cpu_count() or 1):
+        raise RunError(
+            f"a trial needs {resources.cpus:g} cpus, and this machine has {cores}. Lower resources.cpus (ray: cpus:) "
+            "or give the address of a cluster that has them."
+        )
     try:
         if address:
             ray.init(address=address, **options)

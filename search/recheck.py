@@ -33,6 +33,8 @@ from .saved import load_front, point_json
 
 #: Of a metric with sums of floats, which another processor may add in another order; counts are compared exactly.
 _CLOSE = 1e-5
+#: What a check says of a model that was read: alone, or with its class.
+READ = ("yes", "with its class")
 #: Why a run's task is not known, or not imported.
 NO_TASK, FOREIGN = "the run names no task", "somebody else started the run, so its task is not imported unasked"
 
@@ -197,7 +199,7 @@ def _measure(check: Check, point: Point, front: Front, task: Task | None, why: s
         check.loads = "no"
         check.wrong.append(str(error).rstrip("."))
         return
-    check.loads = "with its class" if check.loads == "not tried" else check.loads
+    check.loads = READ[1] if check.loads == "not tried" else check.loads
     _count(check, point, held, task)
     name = front.quality.name
     if task is None:

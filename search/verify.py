@@ -21,7 +21,7 @@ from ..spaces.errors import RunError
 from . import config as settings
 from .facts import counted, machine
 from .kept_settings import read_kept
-from .recheck import FOREIGN, NO_TASK, Check, Request
+from .recheck import FOREIGN, NO_TASK, READ, Check, Request
 from .saved import load_front
 
 _out = Console(highlight=False, width=None if sys.stdout.isatty() else 130)
@@ -120,7 +120,7 @@ def _table(checks: Sequence[Check]) -> Table:
     for name in ("loads", "equal figures", "verdict"):
         table.add_column(name)
     for check in checks:
-        verdict = "[red]wrong[/red]" if check.wrong else "right" if check.loads == "yes" else "not tried"
+        verdict = "[red]wrong[/red]" if check.wrong else "right" if check.loads in READ else "not tried"
         table.add_row(
             "base" if check.point < 0 else str(check.point), f"{check.bytes:,}", check.loads,
             escape(", ".join(check.equal)), verdict, end_section=check.point < 0,

@@ -50,6 +50,12 @@ def as_batch(item: Any, split: str) -> Batch:
     return args, target
 
 
+def nan_in(args: Iterable[Tensor], target: Tensor) -> str:
+    """Return which part of a batch holds NaN, for messages, or "". Some models and losses can take it."""
+    parts = {"input": args, "target": (target,)}
+    return " and ".join(name for name, held in parts.items() if any(bool(x.isnan().any()) for x in held))
+
+
 class Batches:
     """One split of the data.
 

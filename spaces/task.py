@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .data import Batches, Source
+from .data import Batches, Source, nan_in
 from .errors import DataError, ModelError, SettingError
 from .metric import ACCURACY, Metric
 from .plain import plain
@@ -82,7 +82,7 @@ class Task:
         name: str = UNNAMED,
         source: str | None = None,
     ) -> None:
-        if not name or any(c in name for c in "/\\\0") or name.startswith("."):
+        if not isinstance(name, str) or not name or any(c in name for c in "/\\\0") or name.startswith("."):
             raise SettingError("name", name, "must be usable as a folder's name")
         if not isinstance(metric, Metric):
             raise SettingError("metric", metric, "must be a Metric", "Wrap your function: Metric('f1', f).")
@@ -112,8 +112,11 @@ class Task:
         self._check_fit()
 
     def _check_model(self) -> None:
-        args, _ = self.validation.first()
+        args, target = self.validation.first()
         first = _run(self.model, args, "the first validation batch")
+        held = nan_in(args, target)
+        if held and not torch.isfinite(first).all():
+            raise DataError(f"validation data: the {held} of the first batch holds NaN. Clean the data.")
         if not torch.isfinite(first).all():
             raise ModelError(
                 "model: its output on the first validation batch holds NaN or infinity. "
@@ -142,7 +145,7 @@ class Task:
             if split in (self.validation, self.test):
                 _check_metric(self.metric, self.model, split)
             if split is self.train or (split is self.calibration and self._keeps_statistics):
-                _check_loss(self.loss, output, target, split.split)
+                _check_loss(self.loss, output, target, split.split, nan_in(args, target))
 
     @property
     def _keeps_statistics(self) -> bool:
@@ -242,7 +245,7 @@ def _check_metric(metric: Metric, model: nn.Module, split: Batches) -> None:
         raise DataError(f"metric {metric.name!r} is {value} {where}. {advice}")
 
 
-def _check_loss(loss: Loss, output: Tensor, target: Tensor, split: str) -> None:
+def _check_loss(loss: Loss, output: Tensor, target: Tensor, split: str, held: str) -> None:
     advice = "Give Task a loss that fits, e.g. loss=torch.nn.functional.mse_loss"
     advice += (
         ", or leave out the training data."
@@ -257,6 +260,8 @@ def _check_loss(loss: Loss, output: Tensor, target: Tensor, split: str) -> None:
         raise DataError(f"loss fails on {shapes} of the {split} data: {_first_line(error)}. {advice}") from error
     if not isinstance(value, Tensor) or value.numel() != 1 or not value.requires_grad:
         raise DataError(f"loss: on {shapes} it gives no scalar tensor with a gradient. {advice}")
+    if held and not torch.isfinite(value):
+        raise DataError(f"{split} data: the {held} of the first batch holds NaN. Clean the data.")
     if not torch.isfinite(value):
         raise DataError(f"loss: on {shapes} it is {float(value.detach())}. {advice}")
     if loss is F.cross_entropy and output.ndim > 1 and output.shape[1] == 1:

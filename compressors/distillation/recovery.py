@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...spaces.data import Batch, to_device
+from ...spaces.data import Batch, nan_in, to_device
 from ...spaces.errors import DataError, ModelError
 from ...spaces.knob import Knob
 from ...spaces.site import Site
@@ -148,6 +148,8 @@ class Distillation(Compressor):
         for step, batch in training.feed:
             loss = _loss(student, task, batch, float(params["temperature"]), float(params["weight"]))
             if not math.isfinite(loss.item()):
+                if held := nan_in(*batch):
+                    raise RuntimeError(f"recovery training: the batch of step {step} holds NaN in its {held}")
                 raise RuntimeError(
                     f"recovery training: the loss is {loss.item()} at step {step} of {steps} "
                     f"with learning_rate = {rate:g}"

@@ -12,6 +12,7 @@ from ...spaces.errors import RunError
 from ..front import Front, Point
 from ..pareto import nondominated, scaled_hypervolume
 from ..result import Result
+from ..saved import behind
 from ..store import write_atomically
 from .page import render
 
@@ -60,7 +61,7 @@ def report_data(front: Front, about: Mapping[str, Any]) -> dict[str, Any]:
             **{k: about[k] for k in _REPRODUCE if k in about},
         },
         "infeasible": "" if front.feasible else front.notes[0],
-        "notes": list(front.notes) if front.feasible else list(front.notes[1:]),
+        "notes": [*filter(None, [behind(front, about)]), *front.notes[0 if front.feasible else 1 :]],
         "failures": [{"reason": r, "count": n} for r, n in Counter(r.error for r in front.errors).most_common()],
     }
 
@@ -124,7 +125,7 @@ def write_report(front: Front, about: Mapping[str, Any], folder: Path) -> Path:
         write_atomically(path, render(report_data(front, about)).encode())
     except RunError as error:
         raise RunError(
-            f"{str(error).partition('. ')[0]}. The front and its models are complete; write the page when there is "
-            f"room: paretopress report {folder}"
+            f"{str(error).partition('. ')[0]}. The front and its models are complete; write the page when it can "
+            f"be: paretopress report {folder}"
         ) from error
     return path

@@ -136,6 +136,17 @@ def test_a_nan_metric_fails_with_its_name() -> None:
         Quality(broken).measure(subject(model, x, y, 10))
 
 
+def test_nan_in_the_data_is_not_blamed_on_the_model() -> None:
+    """Whoever reads the message looks for the fault where it is: in the input, or in the targets."""
+    model, x, y = classifier()
+    x[27] = float("nan")
+    with pytest.raises(ValueError, match="whose input holds NaN"):
+        Quality().measure(subject(model, x, y, 10))
+    error = Metric("error", lambda outputs, targets: float((outputs[:, 0] - targets).square().mean()), "minimize")
+    with pytest.raises(ValueError, match="'error' is NaN on the split, where a target is NaN"):
+        Quality(error).measure(subject(model, torch.zeros_like(x), torch.full(y.shape, float("nan")), 10))
+
+
 def test_nan_outputs_fail_instead_of_counting_as_a_class() -> None:
     """The arg-max of NaN is a class like any other: a broken model must not get its accuracy by chance."""
     model, x, y = classifier()

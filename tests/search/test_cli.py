@@ -21,7 +21,7 @@ from paretopress.spaces.recipe import Recipe, Step
 YAML = """
 task: paretopress.search.examples.digits:task
 techniques:
-  integer: {bits: [8, 4], layers: ["block*", "fc"]}
+  integer: {bits: [8, 4, 2], layers: ["block*", "fc"]}
   entropy: {}
 objectives: [accuracy, size]
 budget: {trials: 5}
@@ -103,6 +103,7 @@ def test_a_front_that_is_behind_its_record_says_so(folder: Path, tmp_path: Path)
         assert done.returncode == 0, done.stderr
         assert "! The record has 1 trial that this front knows nothing of" in done.stdout
         assert "paretopress resume d" in done.stdout
+    assert "The record has 1 trial that this front knows nothing of" in (run / "report.html").read_text()
 
 
 def test_exported_model_is_checked_on_validation_data(folder: Path) -> None:

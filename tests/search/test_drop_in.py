@@ -342,3 +342,18 @@ def test_a_study_proposes_what_a_search_does(planted: Planted) -> None:
         proposal = search.ask()
         assert proposal.recipe == recipe
         search.tell(proposal, result)
+
+
+def test_text_for_a_number_counts_as_failed(planted: Planted) -> None:
+    """A slip in an objective is told, and takes neither the study nor what is in its storage with it."""
+    sampler = planted.sampler(constraints=["latency <= 1.5"])
+    study = optuna.create_study(directions=BOTH, sampler=sampler)
+
+    def objective(trial: Trial) -> tuple[float, float]:
+        values = planted.measured(suggest(trial, planted.space))
+        trial.set_user_attr("latency", "much" if trial.number == 1 else values["latency"])
+        return values["accuracy"], values["size"]
+
+    with pytest.warns(UserWarning, match="whose latency is no number \\('much'\\) count as failed"):
+        study.optimize(objective, n_trials=6)
+    assert len(set(planted.recipes(study))) == 6

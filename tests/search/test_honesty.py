@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ from paretopress.search.pareto import scaled_hypervolume
 from paretopress.search.result import Objective, Result
 from paretopress.search.saving import dumps
 from paretopress.search.trial import Bench, Job, metrics_for
-from paretopress.spaces.errors import ModelError, RunError
+from paretopress.spaces.errors import DataError, ModelError, RunError
 from paretopress.spaces.plain import plain
 from paretopress.spaces.recipe import Recipe
 
@@ -226,3 +228,22 @@ def test_two_drivers_never_share_a_folder_even_when_starting_over(task: Task, sp
     with FileLock(tmp_path / "r/.lock"), pytest.raises(RunError, match="another process"):
         run(existing="fresh")
     assert (tmp_path / "r/journal.jsonl").read_bytes() == before
+
+
+def test_faults_of_test_data_are_known_before_the_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Test data is needed at the end: what can't be read there ends the run at its start, and NaN is told."""
+    torch.manual_seed(0)
+    good, late = (torch.randn(20, 6), torch.randint(0, 3, (20,))), (torch.full((20, 6), float("nan")), torch.zeros(20))
+
+    def breaking() -> Iterator[tuple[Tensor, Tensor]]:
+        yield good
+        raise OSError("no such image")
+
+    settings: dict[str, Any] = {"budget": 2, "executor": "local", "sampler": "random"}
+    task = Task(InPlace(), validation=[good], test=breaking, name="breaking")
+    with pytest.raises(DataError, match="test data: batch 2 can't be read \\(OSError: no such image\\)"):
+        search(task, Space.from_task(task, "quantize"), run=tmp_path / "a", **settings)
+    assert not (tmp_path / "a" / "journal.jsonl").exists()
+    task = Task(InPlace(), validation=[good], test=[good, (late[0], late[1].long())], name="late")
+    search(task, Space.from_task(task, "quantize"), run=tmp_path / "b", **settings)
+    assert "test data: the input of batch 2 holds NaN" in " ".join(capsys.readouterr().err.split())

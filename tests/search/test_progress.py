@@ -29,14 +29,14 @@ def test_stopped_and_failed_trials_are_told_apart(
     monkeypatch.setattr(progress, "_EVERY", 0.0)
     base = result(0, "ok")
     with Progress(Budget(trials=9), GOALS) as watcher:
-        watcher.searching(base, [base, result(1, "failed")])
+        watcher.searching(base, [base, result(1, "failed"), result(5, "stopped")])
         statuses: list[Status] = ["stopped", "stopped", "failed", "ok"]
         for number, status in zip([4, 3, 2, 1], statuses):
             watcher.finished(result(number, status), [base], 0)
     last = " ".join(capsys.readouterr().err.split()).rpartition(" s ")[2]
-    assert "5 of 9 trials done" in last
-    assert "2 stopped early" in last
-    assert "1 failed" in last
+    assert "6 of 9 trials done" in last
+    assert "3 stopped early" in last
+    assert "2 failed" in last
 
 
 def test_the_front_is_counted_as_in_the_table(

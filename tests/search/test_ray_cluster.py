@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+
+import pytest
+
+from paretopress.search.ray_cluster import connect
+from paretopress.search.resources import Resources
+from paretopress.spaces.errors import RunError
 
 SCRIPT = """
 import os
@@ -36,3 +43,12 @@ def test_nothing_listens_to_other_machines_and_signals_are_the_drivers() -> None
     places = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
     assert {"gcs_server", "raylet"} <= {name for name, _ in places}
     assert {ip.removeprefix("::ffff:") for _, ip in places} <= {"127.0.0.1", "::1"}, places
+
+
+def test_a_trial_that_needs_more_than_this_machine_has_is_refused() -> None:
+    """It would compute with more threads than there are cores, which is slower than with one. More workers than cores
+    may be wanted.
+    """
+    cores = os.cpu_count() or 1
+    with pytest.raises(RunError, match=f"a trial needs {cores + 1} cpus, and this machine has {cores}"):
+        connect(Resources(workers=1, cpus=cores + 1))

@@ -122,6 +122,8 @@ def test_a_model_that_needs_its_class_is_checked_with_the_task(
     told = capfd.readouterr().out
     models = 1 + len(open_front(runs / "Branching"))
     assert told.count("with its class") == told.count("size, parameters, macs, accuracy") == models
+    assert told.count("right") == models
+    assert "not tried" not in told
     assert "not checked" not in told
 
 

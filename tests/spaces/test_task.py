@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import pickle
 import subprocess
@@ -173,6 +174,17 @@ BAD_DATA: list[tuple[str, dict[str, Any], str]] = [
         {"train": batches(), "loss": lambda o, t: (o.argmax(1) != t).float().mean()},
         "loss.*with a gradient",
     ),
+    ("NaN in validation", {"validation": [(torch.full((2, 3), math.nan), torch.zeros(2).long())]}, "input.*holds NaN"),
+    (
+        "NaN in training",
+        {"train": [(torch.full((2, 3), math.nan), torch.zeros(2).long())]},
+        "train data: the input.*NaN",
+    ),
+    (
+        "NaN in targets",
+        {"train": [(torch.zeros(4, 3), torch.full((4, 5), math.nan))], "loss": F.mse_loss},
+        "train data: the target of the first batch holds NaN",
+    ),
     (
         "loss is infinite",
         {"train": batches(), "loss": lambda o, t: (o * float("inf")).abs().sum()},
@@ -244,6 +256,7 @@ def test_example_is_tried_on_the_model() -> None:
     [
         ({"name": ""}, "name = ''.*folder"),
         ({"name": "a/b"}, "name = 'a/b'.*folder"),
+        ({"name": 3}, "name = 3.*folder"),
         ({"name": ".hidden"}, "folder"),
         ({"metric": "accuracy"}, r"metric = 'accuracy'.*Metric\('f1', f\)"),
         ({"loss": "mse"}, "loss = 'mse'.*function"),
