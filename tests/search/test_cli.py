@@ -269,7 +269,7 @@ def test_dry_run_checks_and_writes_nothing(tmp_path: Path) -> None:
 
 MISTAKES = {
     "unknown technique": (YAML.replace("integer:", "intger:"), "Did you mean 'integer'"),
-    "knob out of range": (YAML.replace("[8, 4]", "[8, 99]"), "techniques.integer.bits = 99"),
+    "knob out of range": (YAML.replace("[8, 4, 2]", "[8, 99]"), "techniques.integer.bits = 99"),
     "unknown knob": (YAML.replace("bits:", "bitz:"), "Did you mean 'bits'"),
     "glob without a match": (YAML.replace('"block*"', '"blok*"'), "matches no layer"),
     "unknown objective": (YAML.replace("size]", "sise]"), "Did you mean 'size'"),
