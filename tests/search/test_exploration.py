@@ -100,7 +100,7 @@ def test_what_a_training_promises_all_later_trials_makes_it_worth_trying(monkeyp
         return int(proposer.ask()[-1])
 
     assert asked(0.0) == training(200, 0.01)
-    assert asked(10.0) == training(200, 0.1)
+    assert asked(30.0) == training(200, 0.1)
 
 
 def test_without_training_nothing_is_promised() -> None:
