@@ -185,7 +185,7 @@ class Counter:
         self._seconds = seconds
         self.at: list[float] = []
 
-    def finished(self, result: Result, front: Any, running: int) -> None:
+    def finished(self, result: Result, front: Any, running: int, feasible: bool) -> None:
         """Note it."""
         self.at.append(self._seconds())
 

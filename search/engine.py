@@ -42,8 +42,8 @@ _TOGETHER = 64
 class Watcher(Protocol):
     """Is told of everything that happens, e.g. to draw a progress bar."""
 
-    def finished(self, result: Result, front: Sequence[Result], running: int) -> None:
-        """A trial has finished."""
+    def finished(self, result: Result, front: Sequence[Result], running: int, feasible: bool) -> None:
+        """A trial has finished; where nothing is feasible, ``front`` comes nearest to the limits."""
         ...
 
 
@@ -335,7 +335,7 @@ class Engine:
         if self.watcher is not None:
             front = self.front()
             for end in self._unsettled:
-                self.watcher.finished(end.result, front, len(self._running))
+                self.watcher.finished(end.result, front, len(self._running), self.standing.feasible)
         self._unsettled.clear()
 
     def _take_over(self) -> None:

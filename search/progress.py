@@ -89,7 +89,7 @@ class Progress:
         self._stopped = sum(result.status == "stopped" for result in done)
         self._bar.update(self._task, description="waiting for the first trial", total=None)
 
-    def finished(self, result: Result, front: Sequence[Result], running: int) -> None:
+    def finished(self, result: Result, front: Sequence[Result], running: int, feasible: bool) -> None:
         """Show one more finished trial. The front is counted as at the end: models that are compressed."""
         assert self._baseline is not None
         front = compressed(front)
@@ -102,8 +102,9 @@ class Progress:
         self._last = now
         total = self._budget.trials
         volume = scaled_hypervolume(front, self._objectives, self._baseline)
-        text = f"{len(self._done)}" + (f" of {total}" if total else "") + f" trials done · front {len(front)}"
-        text += f" · hypervolume {volume:.3f}" + (f" · {self._stopped} stopped early" if self._stopped else "")
+        text = f"{len(self._done)}" + (f" of {total}" if total else "") + " trials done · "
+        text += f"front {len(front)} · hypervolume {volume:.3f}" if feasible else "nothing keeps all limits yet"
+        text += f" · {self._stopped} stopped early" if self._stopped else ""
         text += f" · {self._failed} failed" if self._failed else ""
         if self._live:
             done: float = len(self._done)

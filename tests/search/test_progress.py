@@ -32,7 +32,7 @@ def test_stopped_and_failed_trials_are_told_apart(
         watcher.searching(base, [base, result(1, "failed"), result(5, "stopped")])
         statuses: list[Status] = ["stopped", "stopped", "failed", "ok"]
         for number, status in zip([4, 3, 2, 1], statuses):
-            watcher.finished(result(number, status), [base], 0)
+            watcher.finished(result(number, status), [base], 0, True)
     last = " ".join(capsys.readouterr().err.split()).rpartition(" s ")[2]
     assert "6 of 9 trials done" in last
     assert "3 stopped early" in last
@@ -47,9 +47,9 @@ def test_the_front_is_counted_as_in_the_table(
     base, other = result(0, "ok"), result(1, "ok")
     with Progress(Budget(trials=9), GOALS) as watcher:
         watcher.searching(base, [base])
-        watcher.finished(other, [base, other], 0)
+        watcher.finished(other, [base, other], 0, True)
         assert "front 1 " in capsys.readouterr().err
-        watcher.finished(result(2, "failed"), [base], 0)
+        watcher.finished(result(2, "failed"), [base], 0, True)
         assert "front 1 " in capsys.readouterr().err
 
 
@@ -68,3 +68,17 @@ def test_the_time_that_a_profile_still_takes_is_shown(
 def test_times_are_said_as_people_say_them() -> None:
     """Estimates have no false digits."""
     assert [duration(s) for s in (0.2, 3.4, 250)] == ["less than 1 s", "about 3 s", "about 4 min"]
+
+
+def test_a_front_of_near_ones_is_not_called_a_front(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever watches a run for hours knows whether any model keeps the limits."""
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    base, near = result(0, "ok"), result(1, "ok")
+    with Progress(Budget(trials=9), GOALS) as watcher:
+        watcher.searching(base, [base])
+        watcher.finished(near, [near], 0, False)
+        assert "2 of 9 trials done · nothing keeps all limits yet" in " ".join(capsys.readouterr().err.split())
+        watcher.finished(result(2, "ok"), [near], 0, True)
+        assert "3 of 9 trials done · front 1 · hypervolume" in " ".join(capsys.readouterr().err.split())
