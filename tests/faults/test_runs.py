@@ -110,7 +110,7 @@ def test_training_goes_on_with_another_worker(mischief: Mischief, nodes: Nodes, 
     thread.join()
     assert found.status == "ok"
     assert len((mischief.folder / "began").read_text().splitlines()) == 2
-    assert steps < trained() < steps + 20
+    assert steps <= trained() < steps + 20  # none is repeated if it was killed between two steps
     space = Space.from_task(task, {"mischief": {}, **grids})
     bench = Bench(task, space.sites, metrics_for(task, ["accuracy", "size"]), (ACCURACY, SIZE))
     assert bench.run(Job(1, recipe, found.seed)).result.checksum == found.checksum
