@@ -199,15 +199,13 @@ class Quality(Evaluator):
 
     def _measured(self, output: Tensor, target: Tensor) -> Measurement:
         """Return the metric of a whole split; it may depend on the order, which is the loader's."""
-        value = self.metric(output, target)
-        if math.isnan(value) and (held := nan_in((), target)):
-            raise ValueError(f"metric {self.name!r} is NaN on the split, where a {held} is NaN")
-        self._checked(value)
+        value = self._checked(self.metric(output, target), target)
         return Measurement(value, self.unit, self._bootstrap(output, target, value), len(target))
 
-    def _checked(self, value: float) -> float:
+    def _checked(self, value: float, *targets: Tensor) -> float:
         if math.isnan(value):
-            raise ValueError(f"metric {self.name!r} is NaN on the split")
+            why = ", where a target is NaN" if any(bool(target.isnan().any()) for target in targets) else ""
+            raise ValueError(f"metric {self.name!r} is NaN on the split{why}")
         return value
 
     def _bootstrap(self, output: Tensor, target: Tensor, value: float) -> tuple[float, float] | None:

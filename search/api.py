@@ -16,6 +16,7 @@ from ..spaces.automatic import DEPLOYED
 from ..spaces.data import Batches, nan_in
 from ..spaces.errors import ArtifactError, DataError, ModelError, PressError, RunError, SettingError
 from ..spaces.recipe import Recipe
+from ..spaces.seeding import seeded
 from ..spaces.space import Space
 from ..spaces.task import Task
 from .cache_place import cache_problem
@@ -236,19 +237,24 @@ def _storage(plan: Plan, space: Space, stack: ExitStack) -> Storage | None:
 def _doubted(test: Batches | None) -> str:
     """Return a sentence where test data may not be what the final figures can be taken on, or "".
 
+    None of it is kept: what a task keeps in memory travels to every worker.
+
     Raises
     ------
     DataError
         If the data can't be read to its end.
     """
+    if test is None:
+        return ""
     number = 0
     try:
-        for number, (args, target) in enumerate(test or (), 1):
-            if held := nan_in(args, target):
-                return (
-                    f"test data: the {held} of batch {number} holds NaN. Where model or metric can't take it, "
-                    "there will be no figures on test data."
-                )
+        with seeded(0):  # a loader that shuffles must not draw from what comes after
+            for number, (args, target) in enumerate(Batches(test.source, test.split, keep=False), 1):
+                if held := nan_in(args, target):
+                    return (
+                        f"test data: the {held} of batch {number} holds NaN. Where model or metric can't take it, "
+                        "there will be no figures on test data."
+                    )
     except PressError:
         raise
     except Exception as error:
@@ -258,7 +264,9 @@ def _doubted(test: Batches | None) -> str:
 
 
 def _begin(plan: Plan, task: Task, watcher: Progress) -> None:
-    """Say what happens first, which takes a while, unless it is known to fail; `check_executor` raises."""
+    """Say what happens first, which takes a while, unless it is known to fail: raises as `check_executor` and
+    `_doubted` do.
+    """
     check_executor(plan.executor, plan.resources)
     if plan.executor == "local":
         watcher.say("measuring the original model; trials run in this process, one at a time (executor: local)")

@@ -27,7 +27,7 @@ def connect(resources: Resources) -> bool:
     Raises
     ------
     RunError
-        If it can't be reached.
+        If it can't be reached, or this machine, where it would be started, has too few processor cores for a trial.
     """
     if ray.is_initialized():
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,3 +248,16 @@ def test_faults_of_test_data_are_known_before_the_trials(tmp_path: Path, capsys:
     task = Task(InPlace(), validation=[good], test=[good, (late[0], late[1].long())], name="late")
     search(task, Space.from_task(task, "quantize"), run=tmp_path / "b", **settings)
     assert "test data: the input of batch 2 holds NaN" in " ".join(capsys.readouterr().err.split())
+
+
+def test_test_data_that_was_looked_at_does_not_travel(tmp_path: Path) -> None:
+    """Workers get the task as it was given: test data is read once before the trials, and not kept for that."""
+    torch.manual_seed(0)
+    good = (torch.randn(20, 6), torch.randint(0, 3, (20,)))
+    task = Task(InPlace(), validation=[good], test=[good, good], name="plain")
+    given, at_start = len(pickle.dumps(task.test)), list[int]()
+    search(
+        task, Space.from_task(task, "quantize"), run=tmp_path / "r", budget=2, executor="local", sampler="random",
+        prepared=lambda: at_start.append(len(pickle.dumps(task.test))), progress=False,
+    )  # fmt: skip
+    assert at_start == [given]
