@@ -35,6 +35,7 @@ _TYPES = {
 #: In which safetensors puts them.
 _ORDER = ("u64", "i64", "f64", "f32", "u32", "i32", "f16", "u16", "i16", "i8", "json", "u8", "b")
 _CODES = {np.dtype(t): code for code, t in _TYPES.items()}
+_AGAIN = "Copy it again, or, in a run's own folder, have `paretopress resume` write it again."
 
 
 class PartWriter:
@@ -143,7 +144,7 @@ def read(data: bytes) -> tuple[dict[str, Any], PartReader]:
         arrays = load_safetensors(data)
         version, checksum = _stamped(data)
     except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        raise ArtifactError(f"not a readable safetensors file ({error}). It may be truncated.") from error
+        raise ArtifactError(f"not a readable safetensors file ({error}). It may be truncated. {_AGAIN}") from error
     if version < 1:
         raise ArtifactError(f"the file is damaged: there is no format version {version}.")
     if version > VERSION:
@@ -154,7 +155,7 @@ def read(data: bytes) -> tuple[dict[str, Any], PartReader]:
         if name != "json" and (name not in _TYPES or array.dtype != np.dtype(_TYPES[name])):
             raise ArtifactError(f"the file holds an unexpected array {name!r} of {array.dtype}.")
     if "json" not in arrays or checksum != _checksum(arrays):
-        raise ArtifactError("the checksum does not match: the file was damaged or edited after it was written.")
+        raise ArtifactError(f"the checksum does not match: the file was damaged or edited after it was written. {_AGAIN}")
     try:
         inflate = zlib.decompressobj()
         text = inflate.decompress(arrays["json"].tobytes(), MAX_JSON)

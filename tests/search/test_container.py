@@ -74,6 +74,14 @@ def test_other_versions_are_refused_with_advice() -> None:
         container.read(_rewritten(version=0))
 
 
+def test_a_damaged_file_says_what_to_do() -> None:
+    """Who has half a file, or one with a flipped bit, reads how to come by the whole one."""
+    whole, _ = example()
+    for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
+        with pytest.raises(ArtifactError, match="paretopress resume"):
+            container.read(damaged)
+
+
 def test_other_safetensors_files_are_told_apart() -> None:
     """Somebody else's weights are recognised as not ours."""
     with pytest.raises(ArtifactError, match="not a model saved by paretopress"):
