@@ -6,6 +6,7 @@ instead of running it; how far a record can be trusted is for the benchmark to c
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 from collections.abc import Mapping
@@ -26,6 +27,17 @@ def made() -> dict[str, str]:
         "python": platform.python_version(),
         **{name: version(name) for name in packages},
     }
+
+
+def source(benchmark: str) -> str:
+    """Return a digest of all that a run of our own search depends on: the packages' code and the benchmark's."""
+    root = FOLDER.parent.parent
+    folders = (root / name for name in ("compressors", "evaluators", "search", "spaces"))
+    files = [Path(benchmark).resolve(), *(file for folder in folders for file in sorted(folder.rglob("*.py")))]
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 class Record:

@@ -155,7 +155,8 @@ def read(data: bytes) -> tuple[dict[str, Any], PartReader]:
         if name != "json" and (name not in _TYPES or array.dtype != np.dtype(_TYPES[name])):
             raise ArtifactError(f"the file holds an unexpected array {name!r} of {array.dtype}.")
     if "json" not in arrays or checksum != _checksum(arrays):
-        raise ArtifactError(f"the checksum does not match: the file was damaged or edited after it was written. {_AGAIN}")
+        what = "the checksum does not match: the file was damaged or edited after it was written."
+        raise ArtifactError(f"{what} {_AGAIN}")
     try:
         inflate = zlib.decompressobj()
         text = inflate.decompress(arrays["json"].tobytes(), MAX_JSON)

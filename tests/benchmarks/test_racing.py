@@ -105,6 +105,40 @@ def test_a_run_knows_every_recipe_without_racing(racing: ModuleType, task: Task)
     assert found["to the same front"] > 0
 
 
+def test_a_run_is_recorded_until_the_code_changes(
+    racing: ModuleType, task: Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Hours of runs go on where they were stopped, and what other code came to is not taken for today's."""
+    record = importlib.import_module("record")
+    monkeypatch.setattr(racing, "load", lambda: task)
+    monkeypatch.setattr(racing, "RECORD", record.Record("racing", tmp_path))
+    run = racing.Run("random", 0, 1, 3, False)
+    first = racing.play(run)
+    monkeypatch.setattr(racing, "Track", None)  # nothing is run any more
+    assert racing.play(run) == first
+    monkeypatch.setattr(racing, "source", lambda _: "other code")
+    with pytest.raises(TypeError):
+        racing.play(run)
+
+
+def test_the_source_is_the_packages_and_the_benchmark(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A line changed in any package, or in the benchmark, is other code; a document is none."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    record = importlib.import_module("record")
+    monkeypatch.setattr(record, "FOLDER", tmp_path / "benchmarks" / "records")
+    files = [tmp_path / "benchmarks/mine.py", tmp_path / "search/a.py", tmp_path / "compressors/deep/b.py"]
+    for file in (*files, tmp_path / "search/notes.md"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("1")
+    digests = {record.source(str(files[0]))}
+    (tmp_path / "search/notes.md").write_text("2")
+    assert record.source(str(files[0])) in digests
+    for file in files:
+        file.write_text("2")
+        digests.add(record.source(str(files[0])))
+    assert len(digests) == 1 + len(files)
+
+
 def test_a_bar_says_why_only_where_it_is_out_of_reach(racing: ModuleType) -> None:
     """A race that could have saved enough has no excuse."""
     run = {"saved": 1.5, "kept": 1.0, "could be saved": 1.8, "wrong": 0, "non-dominated": 5}
