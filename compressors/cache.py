@@ -154,7 +154,7 @@ class LayerCache:
     def data_digest(self, task: Task) -> str:
         """Return a digest of what a technique with calibration data may look at: them, and the original model."""
         if self._data is None or self._data[0] is not task:
-            state = hashlib.sha256(task.digest.encode())
+            state = hashlib.sha256(f"{task.digest} {task.behaviour}".encode())
             for args, target in task.calibration:
                 for tensor in (*args, target):
                     array = array_of(tensor.contiguous())

@@ -3,7 +3,7 @@
 Damage is a predicted rise of the loss, or a change of outputs that are no class scores (see `fisher`). Where the
 changed layer is equivalent to a dense one it is half the Fisher information times the squared change of the weights,
 and for removed channels half the squared sum of their derivatives: no forward pass. Where neither holds (a removed
-block, a nonlinear replacement) the outputs are compared on a small batch.
+block, a nonlinear replacement, a layer that no gradient reaches) the outputs are compared on a small batch.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..evaluators.macs import macs_by_module
 from ..evaluators.structure import structure
 from ..spaces.catalogue import technique
 from ..spaces.choices import Setting
-from ..spaces.errors import ModelError
+from ..spaces.errors import ModelError, PressError
 from ..spaces.recipe import Step
 from ..spaces.site import LAYER_KINDS, Site
 from ..spaces.stage import Stage
@@ -39,7 +39,7 @@ from .layers import ModuleForm
 from .outputs import Outputs
 
 #: Changes when what is measured changes, so that effects on disk are measured anew.
-VERSION = 10
+VERSION = 11
 #: See `Effect.work`.
 ON_INTEGERS, ON_FOUR_BITS = " on integers", " on 4 bits"
 #: Weights from which on a runtime may compute with 4 bits as they are; with fewer it is never faster.
@@ -82,6 +82,8 @@ class Effect:
         Bytes by which the (coded) file is shorter than the original's, to the byte; negative where it is longer.
     error
         Why the step can't be applied, or "".
+    passing
+        Whether that may be otherwise the next time (memory was short, a worker was killed): it isn't kept on disk.
     change
         Where the damage is by Fisher information: the length of the weights' change, as a share of their own.
     work
@@ -97,10 +99,12 @@ class Effect:
     error: str = ""
     change: float = 0.0
     work: str = ""
+    passing: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-able form."""
-        return {**vars(self), "shares": {k: [round(x, 12) for x in v] for k, v in self.shares.items()}}
+        shares = {k: [round(x, 12) for x in v] for k, v in self.shares.items()}
+        return {k: v for k, v in vars(self).items() if k != "passing"} | {"shares": shares}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Effect:
@@ -185,7 +189,8 @@ class Survey:
             return found if math.isfinite(found.damage) else Effect(error="the outputs are not finite")
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-            return Effect(error=f"{type(error).__name__}: {reason[:200]}")
+            passing = not isinstance(error, PressError | ValueError | TypeError | LookupError)
+            return Effect(error=f"{type(error).__name__}: {reason[:200]}", passing=passing)
 
     @staticmethod
     def is_layers(entry: Compressor, site: Site) -> bool:
@@ -235,7 +240,7 @@ class Survey:
         after = sum(module_bytes(draft, modules, nested=True, pack=self._pack).values())
         shares = dict.fromkeys(site.members, (after / max(before, 1), macs, bits))
         saved = self._saved(draft, entry, setting, site)
-        if dense is None:
+        if dense is None or not dense.keys() <= fisher.weights.keys():
             whole = Draft.of(self.task.model)
             apply_step(entry, whole, setting.step(site.name), self._context)
             return Effect(self.outputs.divergence(self._settled(whole, entry)), "outputs", shares, saved, work=work)

@@ -6,7 +6,8 @@ the Hessian: Theis et al., 2018, arXiv:1801.05787), and removing a channel by ha
 it, which is the squared first-order Taylor term (Molchanov et al., CVPR 2019, arXiv:1906.10771). Channels that go
 together pull together: of a set it is half the squared sum of their derivatives, see `Fisher.without`.
 
-For class scores that is a rise of the cross-entropy. Gradients of other losses have the unit of the loss squared, which
+For class scores that is a rise of the cross-entropy, averaged over all positions that it counts; weights of classes
+don't matter. Gradients of other losses have the unit of the loss squared, which
 says nothing of damage (a thousand times the loss has a million times the information), so these only weigh the outputs:
 damage is half the squared change of the outputs in units of their own variance, as if they were compared.
 """
@@ -14,16 +15,16 @@ damage is half the squared change of the outputs in units of their own variance,
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..compressors.distillation.losses import scores_classes
+from ..compressors.distillation.losses import ignored, scores_classes
 from ..spaces.data import Batch
-from ..spaces.metric import IGNORED
 from ..spaces.site import Site
 from ..spaces.slicing import axes
 from ..spaces.task import Task
@@ -44,10 +45,11 @@ class Fisher:
     Attributes
     ----------
     weights
-        Parameter name -> expected squared gradient, shaped like the parameter.
+        Parameter name -> expected squared gradient, shaped like the parameter. Those that no gradient reached are left
+        out.
     channels
         Name of a group or of heads -> (passes, channels) derivatives by a factor on the channel, each of a few
-        examples, in such a unit that their squares add up to expected ones.
+        examples, in such a unit that their squares add up to expected ones. Left out as above.
     examples
         On how many examples it rests.
     by_loss
@@ -92,45 +94,80 @@ def measure_fisher(task: Task, sites: Iterable[Site], examples: int = EXAMPLES) 
 
     The gradients of a few examples are squared together: their sum has the variance of the sum of their squares as
     long as single gradients are larger than their mean, and it costs as much less time.
+
+    What no gradient passes (a part under `torch.no_grad`, a rounding in front of it) or only a NaN has no information.
     """
     model = copy.deepcopy(task.model).eval()
     for parameter in model.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     everything = list(sites)
-    named = {name: model.get_parameter(name) for site in everything for name in site.weights}
-    coupled = [s for s in everything if s.slices]
-    readers = {name: model.get_parameter(name) for site in coupled for name, _, _ in _readers(model, site)}
-    wanted = {**named, **readers}
-    weights = {name: torch.zeros_like(p) for name, p in named.items()}
-    channels: dict[str, list[Tensor]] = {s.name: [] for s in coupled}
+    named = {name for site in everything for name in site.weights}
+    coupled = {site: [name for name, _, _ in _readers(model, site)] for site in everything if site.slices}
+    wanted = {name: model.get_parameter(name) for name in (*named, *(n for names in coupled.values() for n in names))}
+    totals = {name: _Total(torch.zeros_like(parameter)) for name, parameter in wanted.items()}
+    pulls = {site.name: _Rows() for site in coupled}
     classes, softness = scores_classes(task.loss), temperature(task)
     by_loss = classes or _loss_works(task, model)
     generator = torch.Generator().manual_seed(0)
-    seen, size = 0, 0.0
+    seen = 0
     for args, target in _micro(task, examples):
-        with torch.enable_grad():
-            output = model(*args)
-            if classes:
-                pull = _drawn_pull(output.detach(), target, softness, generator)
-            elif by_loss:
-                pull = _loss_pull(task, output.detach(), target, generator)
-            else:
-                pull = torch.randn(output.shape, generator=generator).to(output.device)
-            grads = torch.autograd.grad(output, list(wanted.values()), pull, allow_unused=True)
-        by_name = {name: g for name, g in zip(wanted, grads) if g is not None}
-        if not all(x.isfinite().all() for x in (pull, *by_name.values())):
+        try:
+            with torch.enable_grad():
+                output = model(*args)
+                if classes:
+                    pull, size = _drawn_pull(output.detach(), counted(task, output, target), softness, generator)
+                elif by_loss:
+                    pull = _loss_pull(task, output.detach(), target, generator)
+                    size = float(pull.square().sum())
+                else:
+                    pull = torch.randn(output.shape, generator=generator).to(output.device)
+                    size = float(pull.square().sum())
+                grads = torch.autograd.grad(output, list(wanted.values()), pull, allow_unused=True)
+        except RuntimeError:  # no gradient passes at all, as in inference mode
+            break
+        if not size or not math.isfinite(size):
             continue  # such as a batch of examples that the loss ignores
         seen += len(target)
-        size += float(pull.square().sum())
-        for name in weights.keys() & by_name.keys():
-            weights[name] += by_name[name].square()
+        by_name = dict(zip(wanted, grads))
+        for name, grad in by_name.items():
+            totals[name].add(grad, size)
         for site in coupled:
-            channels[site.name].append(_by_channel(model, site, by_name))
+            pulls[site.name].add(_by_channel(model, site, by_name), size)
     # A change of the outputs by their standard deviation is a damage of 1/2, whatever the size of the loss's gradients.
-    whole = max(seen, 1) if classes else max(size, torch.finfo(torch.float32).tiny) * _deviation(task) ** 2
-    weights = {name: total / whole for name, total in weights.items()}
-    pulls = {s.name: torch.stack(channels[s.name] or [torch.zeros(s.shape[0])]) / whole**0.5 for s in coupled}
-    return Fisher(weights, pulls, seen, by_loss)
+    unit = 1.0 if classes else _deviation(task) ** 2
+    reached = {name for name, total in totals.items() if total.sum.any()}
+    weights = {name: totals[name].sum / (totals[name].size * unit) for name in sorted(named & reached)}
+    passed = [site.name for site, readers in coupled.items() if readers and reached.issuperset(readers)]
+    channels = {name: torch.stack(pulls[name].rows) / (pulls[name].size * unit) ** 0.5 for name in passed}
+    return Fisher(weights, channels, seen, by_loss)
+
+
+@dataclass
+class _Total:
+    """Squared gradients of one weight, and the size of what pulled; without those that aren't finite."""
+
+    sum: Tensor
+    size: float = 0.0
+
+    def add(self, grad: Tensor | None, size: float) -> None:
+        if grad is None:  # not used by these examples
+            self.size += size
+        elif grad.isfinite().all():
+            self.sum += grad.square()
+            self.size += size
+
+
+@dataclass
+class _Rows:
+    """Derivatives by a group's channels, and the size of what pulled; without those that aren't finite."""
+
+    rows: list[Tensor] = field(default_factory=list)
+    size: float = 0.0
+
+    def add(self, row: Tensor, size: float) -> None:
+        if row.isfinite().all():
+            self.rows.append(row)
+            self.size += size
 
 
 def _micro(task: Task, examples: int) -> Iterator[Batch]:
@@ -147,6 +184,14 @@ def _micro(task: Task, examples: int) -> Iterator[Batch]:
                 return
 
 
+def counted(task: Task, output: Tensor, target: Tensor) -> Tensor:
+    """Return which positions (batch, ...) of class scores (batch, classes, ...) the task's cross-entropy counts."""
+    shape = (output.shape[0], *output.shape[2:])
+    if target.shape != shape or target.is_floating_point():
+        return torch.ones(shape, dtype=torch.bool, device=output.device)
+    return target.to(output.device) != ignored(task.loss)
+
+
 def temperature(task: Task) -> float:
     """Return what class scores are divided by so that the original model is in doubt about its calibration examples.
 
@@ -155,8 +200,11 @@ def temperature(task: Task) -> float:
     """
     if not scores_classes(task.loss):
         return 1.0
+    outputs = []
     with torch.no_grad():
-        outputs = [task.model(*args).movedim(1, -1).flatten(0, -2) for args, _ in _micro(task, DOUBTED)]
+        for args, target in _micro(task, DOUBTED):
+            output = task.model(*args)
+            outputs.append(output.movedim(1, -1)[counted(task, output, target)])
     scores = torch.cat(outputs)
     softness = 1.0
     while softness < HOTTEST and float((1 - (scores / softness).softmax(1).square().sum(1)).mean()) < DOUBT:
@@ -164,30 +212,28 @@ def temperature(task: Task) -> float:
     return softness
 
 
-def _drawn_pull(output: Tensor, target: Tensor, softness: float, generator: torch.Generator) -> Tensor:
+def _drawn_pull(output: Tensor, counts: Tensor, softness: float, generator: torch.Generator) -> tuple[Tensor, float]:
     """Return the gradient of the summed cross-entropy by class scores, at their temperature, for classes drawn as the
-    scores say, so that gradients have mean zero. What the target ignores stays ignored; NaN if that is all.
+    scores say, so that gradients have mean zero; and how many positions count. NaN if scores aren't finite.
     """
-    scores = (output / softness).requires_grad_()
-    shares = scores.detach().movedim(1, -1).softmax(-1)
-    drawn = torch.multinomial(shares.flatten(0, -2).cpu(), 1, generator=generator).reshape(shares.shape[:-1]).to(target)
-    if target.shape == drawn.shape and not target.is_floating_point():
-        drawn = torch.where(target == IGNORED, target, drawn)
-    value = F.cross_entropy(scores, drawn.long())
-    [pull] = torch.autograd.grad(value, scores)
-    return pull * len(target) / softness + (0 * value).detach()
+    if not output.isfinite().all():
+        return output, math.nan
+    shares = (output / softness).movedim(1, -1).softmax(-1)
+    drawn = torch.multinomial(shares.flatten(0, -2).cpu(), 1, generator=generator).reshape(shares.shape[:-1])
+    pull = (shares - F.one_hot(drawn.to(shares.device), shares.shape[-1])) * counts[..., None] / softness
+    return pull.movedim(-1, 1), float(counts.sum())
 
 
 def _loss_pull(task: Task, output: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the gradient of the loss by the outputs, each example's with a sign drawn at random, so that gradients
-    have mean zero. It is always taken on as many examples, so that a mean over them is as good as a sum. NaN if the
-    loss isn't finite.
+    """Return the gradient of the loss by the outputs, each with a sign drawn at random: gradients have mean zero, and
+    every output counts by itself. It is always taken on as many examples, so that a mean over them is as good as a sum.
+    NaN if the loss isn't finite.
     """
     rows = torch.arange(_MICRO, device=output.device) % len(target)
     free = output[rows].requires_grad_()
     value = task.loss(free, target[rows])
     [pull] = torch.autograd.grad(value, free)
-    signs = torch.randint(0, 2, (len(target), *[1] * (output.ndim - 1)), generator=generator) * 2 - 1
+    signs = torch.randint(0, 2, output.shape, generator=generator) * 2 - 1
     return pull[: len(target)] * signs.to(pull) + (0 * value).detach()
 
 
@@ -205,7 +251,7 @@ def _loss_works(task: Task, model: nn.Module) -> bool:
 def _deviation(task: Task) -> float:
     """Return the standard deviation of the original model's outputs."""
     with torch.no_grad():
-        outputs = torch.cat([task.model(*args) for args, _ in _micro(task, DOUBTED)])
+        outputs = torch.cat([task.model(*args).flatten() for args, _ in _micro(task, DOUBTED)])
     return max(float(outputs.std(correction=0)), torch.finfo(torch.float32).tiny)
 
 
@@ -224,12 +270,13 @@ def _readers(model: nn.Module, site: Site) -> Iterator[tuple[str, int, tuple[tup
             return
 
 
-def _by_channel(model: nn.Module, site: Site, grads: dict[str, Tensor]) -> Tensor:
+def _by_channel(model: nn.Module, site: Site, grads: Mapping[str, Tensor | None]) -> Tensor:
     """Return the loss's derivative by a factor on each channel, (channels,)."""
     total = torch.zeros(site.shape[0])
     owner_of: dict[tuple[tuple[int, ...], ...], tuple[Tensor, Tensor]] = {}
     for name, dim, positions in _readers(model, site):
-        if name not in grads:
+        grad = grads[name]
+        if grad is None:
             continue
         if positions not in owner_of:
             owner_of[positions] = (
@@ -237,6 +284,6 @@ def _by_channel(model: nn.Module, site: Site, grads: dict[str, Tensor]) -> Tenso
                 torch.tensor([p for own in positions for p in own]),
             )
         owner, place = owner_of[positions]
-        each = (grads[name] * model.get_parameter(name).detach()).movedim(dim, 0).flatten(1).sum(1).cpu()
+        each = (grad * model.get_parameter(name).detach()).movedim(dim, 0).flatten(1).sum(1).cpu()
         total.index_add_(0, owner, each[place])
     return total

@@ -41,7 +41,8 @@ class LatencySource(ABC):
     def __init__(self, survey: Survey, metric: Latency, folder: Path | None = None) -> None:
         self.survey, self.metric = survey, metric
         folder = folder if folder is not None else cache_folder()
-        content = [VERSION, survey.task.digest, metric.conditions, machine(), version("onnxruntime")]
+        model = survey.task.digest, survey.task.behaviour
+        content = [VERSION, *model, metric.conditions, machine(), version("onnxruntime")]
         self.lines = Lines(content, folder / "latencies" if folder is not None else None)
 
     @abstractmethod

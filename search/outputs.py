@@ -13,7 +13,7 @@ from ..compressors.batchnorm import reestimate
 from ..compressors.distillation.losses import scores_classes
 from ..spaces.data import Batches
 from ..spaces.task import Task
-from .fisher import temperature
+from .fisher import counted, temperature
 
 #: Examples on which outputs are compared.
 EXAMPLES = 128
@@ -35,8 +35,14 @@ class Outputs:
         return self._task.calibration.head(EXAMPLES)
 
     @cached_property
-    def _outputs(self) -> Tensor:
+    def _outputs(self) -> list[Tensor]:
         return _run(self._task.model, self.sample)
+
+    @cached_property
+    def _counted(self) -> list[Tensor]:
+        """Of each batch, which positions of class scores count; all of them if the loss would leave out every one."""
+        found = [counted(self._task, output, target) for output, (_, target) in zip(self._outputs, self.sample)]
+        return found if any(x.any() for x in found) else [torch.ones_like(x) for x in found]
 
     def divergence(self, model: nn.Module) -> float:
         """Return the `distance` of a model, with batch-norm statistics that are estimated anew if that lowers it."""
@@ -55,15 +61,19 @@ class Outputs:
         """
         ours, theirs = _run(model, self.sample), self._outputs
         if scores_classes(self._task.loss):
-            dim = 1
-            before, after = (theirs / self._softness).log_softmax(dim), (ours / self._softness).log_softmax(dim)
-            found = float((before.exp() * (before - after)).sum(dim).mean())
+            found = float(torch.cat([self._divergences(*batch) for batch in zip(ours, theirs, self._counted)]).mean())
         else:
-            spread = theirs.var(correction=0).clamp(min=torch.finfo(torch.float32).tiny)
-            found = float((ours - theirs).square().mean() / spread / 2)
+            before, after = (torch.cat([x.flatten() for x in outputs]) for outputs in (theirs, ours))
+            spread = before.var(correction=0).clamp(min=torch.finfo(torch.float32).tiny)
+            found = float((after - before).square().mean() / spread / 2)
         return max(0.0, found) if math.isfinite(found) else math.inf
+
+    def _divergences(self, ours: Tensor, theirs: Tensor, counts: Tensor) -> Tensor:
+        """Return (positions that count,) Kullback-Leibler divergences of class scores (batch, classes, ...)."""
+        before, after = (theirs / self._softness).log_softmax(1), (ours / self._softness).log_softmax(1)
+        return (before.exp() * (before - after)).sum(1)[counts]
 
 
 @torch.no_grad()
-def _run(model: nn.Module, batches: Batches) -> Tensor:
-    return torch.cat([model(*(a.clone() for a in args)) for args, _ in batches])
+def _run(model: nn.Module, batches: Batches) -> list[Tensor]:
+    return [model(*(a.clone() for a in args)) for args, _ in batches]

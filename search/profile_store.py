@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..compressors.cache import LayerCache, cache_folder
+from ..compressors.distillation.losses import scores_classes
 from ..compressors.fingerprint import fingerprint
 from ..spaces.catalogue import technique
 from ..spaces.choices import Setting
@@ -49,9 +50,10 @@ class Lines:
             return
         try:
             lines = self.file.read_bytes().splitlines()
-            self.file.touch()
         except OSError:
             return
+        with suppress(OSError):  # it may be somebody else's
+            self.file.touch()
         for line in lines:
             with suppress(ValueError, TypeError):
                 self.known.update(json.loads(line))
@@ -97,8 +99,10 @@ class ProfileStore:
     def __init__(self, task: Task, coder: Step | None, folder: Path | None = None) -> None:
         content: list[Any] = []
         if folder is not None:
-            loss = getattr(task.loss, "__qualname__", type(task.loss).__qualname__)
-            content = [VERSION, LayerCache.none().data_digest(task), str(coder), loss, *_losses(task)]
+            loss = [scores_classes(task.loss), getattr(task.loss, "__qualname__", type(task.loss).__qualname__)]
+            code = [fingerprint(type(technique(coder.technique)))[0]] if coder is not None else []
+            content = [VERSION, LayerCache.none().data_digest(task), str(coder), *code, *loss, *_losses(task)]
+        self._passing: dict[str, Effect] = {}
         self.lines = Lines(content, folder / "profiles" if folder is not None else None)
 
     @classmethod
@@ -114,13 +118,17 @@ class ProfileStore:
 
     def get(self, site: str, setting: Setting) -> Effect | None:
         """Return a known effect."""
+        if (passing := self._passing.get(self._key(site, setting))) is not None:
+            return passing
         with suppress(KeyError, ValueError, TypeError, AttributeError):  # damaged on disk
             return Effect.from_json(self.lines.known[self._key(site, setting)])
         return None
 
     def put(self, site: str, effects: Mapping[Setting, Effect]) -> None:
-        """Keep a site's effects."""
-        self.lines.add({self._key(site, setting): effect.to_json() for setting, effect in effects.items()})
+        """Keep a site's effects; on disk those that are the same the next time."""
+        found = {self._key(site, setting): effect for setting, effect in effects.items()}
+        self._passing |= {key: effect for key, effect in found.items() if effect.passing}
+        self.lines.add({key: effect.to_json() for key, effect in found.items() if not effect.passing})
 
     def together(self, site: str, pairs: Sequence[tuple[Setting, Setting]]) -> list[float] | None:
         """Return what was kept of pairs of settings at a site, if all of it was."""

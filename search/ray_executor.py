@@ -141,7 +141,7 @@ class RayExecutor:
                     if outcome.fate != "failed" and lost[place] < _ATTEMPTS:
                         queue.append(place)
                     else:
-                        yield place, [Effect(error=outcome.reason)] * len(requests[place].settings)
+                        yield place, [Effect(error=outcome.reason, passing=True)] * len(requests[place].settings)
                 else:
                     yield place, outcome
 

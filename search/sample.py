@@ -6,6 +6,7 @@ from contextlib import suppress
 
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 
 from ..compressors.base import apply_step
 from ..compressors.draft import Context, Draft
@@ -38,7 +39,7 @@ class Sample:
     def bytes(self, *settings: Setting) -> int:
         """Return the bytes of the sample after these settings; one that can't be applied to it counts as nothing."""
         rows, columns = self._weight.shape
-        layer = nn.Linear(columns, rows, bias=False)
+        layer = skip_init(nn.Linear, columns, rows, bias=False)
         with torch.no_grad():
             layer.weight.copy_(self._weight)
         site = Site("sample", "linear", ("sample",), ("sample.weight",), (rows, columns))

@@ -171,6 +171,15 @@ class Task:
                 state.update(_content(tensor))
         return state.hexdigest()[:16]
 
+    @cached_property
+    def behaviour(self) -> str:
+        """How large the model's outputs are for its example, to three digits: models of one digest may compute in other
+        ways. Not more, because sums may be rounded otherwise with other threads.
+        """
+        with torch.no_grad(), seeded(0):
+            output = self.model(*(x.clone() for x in self.example)).double()
+        return f"{float(output.abs().mean()):.2e} {float(output.square().mean().sqrt()):.2e}"
+
 
 def _content(tensor: Tensor) -> bytes:
     plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
@@ -234,7 +243,8 @@ def _check_metric(metric: Metric, model: nn.Module, split: Batches) -> None:
         return
     # A metric may need more than a batch, as the area under a curve needs both classes: ask the whole split.
     pairs = [(_run(model, args, f"a {split.split} batch"), target) for args, target in split]
-    output, target = torch.cat([o for o, _ in pairs]), torch.cat([t for _, t in pairs])
+    if len({(o.shape[1:], t.shape[1:]) for o, t in pairs}) == 1:  # else the first batch must do
+        output, target = torch.cat([o for o, _ in pairs]), torch.cat([t for _, t in pairs])
     advice = "Give Task a metric that fits, e.g. metric=Metric('mse', f, direction='minimize')."
     where = f"on output {tuple(output.shape)} and target {tuple(target.shape)} of the {split.split} data"
     try:

@@ -7,6 +7,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...spaces.metric import IGNORED
 from ...spaces.task import Loss
 
 
@@ -18,6 +19,12 @@ def scores_classes(loss: Loss) -> bool:
     """
     function: Any = getattr(loss, "func", loss)
     return function is F.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
+
+
+def ignored(loss: Loss) -> int:
+    """Return the class that a cross-entropy leaves out where it is the target."""
+    given: Any = getattr(loss, "keywords", {})
+    return int(given.get("ignore_index", getattr(loss, "ignore_index", IGNORED)))
 
 
 def softened(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -252,4 +252,7 @@ def test_sample_shows_that_zeros_and_short_numbers_share_their_savings() -> None
         sample.bytes(mask, bits),
     )
     assert whole > alone > short > both
+    state = torch.get_rng_state()
+    sample.bytes(mask)
+    assert torch.equal(torch.get_rng_state(), state)  # what the user draws later doesn't depend on what is cached
     assert both > alone * short / whole

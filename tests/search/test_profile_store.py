@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
+from paretopress.evaluators.latency import Latency
 from paretopress.search import profile_store
-from paretopress.search.effects import Effect
+from paretopress.search.effects import Effect, Survey
+from paretopress.search.latency_choice import source_of
 from paretopress.search.profile_store import Lines, ProfileStore
 from paretopress.spaces.choices import Setting
 from paretopress.spaces.recipe import Step
@@ -51,6 +53,66 @@ def test_tasks_and_coders_have_files_of_their_own(task: Task, tmp_path: Path) ->
         ProfileStore(other, None, tmp_path),
     ]
     assert len({store.lines.file for store in stores}) == len(stores)
+
+
+class Gain(nn.Module):
+    """A forward pass that a number decides, which is no weight and isn't printed."""
+
+    def __init__(self, inner: nn.Module, gain: float) -> None:
+        super().__init__()
+        self.inner, self.gain = inner, gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * self.inner(x)
+
+
+def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
+    """Return what torch's returns, as a function of one's own: outputs aren't known to be class scores."""
+    return F.cross_entropy(output, target)
+
+
+def test_other_forward_passes_and_units_have_files_of_their_own(task: Task, tmp_path: Path) -> None:
+    """The same weights computed with in another way, and a damage in another unit, are something else."""
+    source = task.validation.source
+    one, other, again = (Task(Gain(task.model, gain), source) for gain in (1.0, 30.0, 1.0))
+    files = [ProfileStore(t, None, tmp_path).lines.file for t in (one, other, again)]
+    assert files[0] == files[2] != files[1]
+    tables = [
+        source_of(Survey(t, {}, None), Latency(runtime="torch"), tmp_path).lines.file for t in (one, other, again)
+    ]
+    assert tables[0] == tables[2] != tables[1]
+    own = Task(task.model, source, loss=cross_entropy)
+    assert ProfileStore(own, None, tmp_path).lines.file != ProfileStore(task, None, tmp_path).lines.file
+
+
+def test_an_edited_coder_has_a_file_of_its_own(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes are counted with it, as exactly as the file."""
+    coder = Step.of(MODEL, "entropy")
+    before = ProfileStore(task, coder, tmp_path).lines.file
+    assert ProfileStore(task, coder, tmp_path).lines.file == before
+    monkeypatch.setattr(profile_store, "fingerprint", lambda cls: (f"edited {cls.__name__}", True))
+    assert ProfileStore(task, coder, tmp_path).lines.file != before
+
+
+def test_what_may_pass_is_tried_again_by_the_next_run(task: Task, tmp_path: Path) -> None:
+    """A step that failed for want of memory, or with its worker, isn't impossible for ever; in this run it is."""
+    store = ProfileStore(task, None, tmp_path)
+    short, never = Effect(error="RuntimeError: no memory", passing=True), Effect(error="ValueError: no")
+    store.put("a", {MILD: short, STRONG: never})
+    assert (store.get("a", MILD), store.get("a", STRONG)) == (short, never)
+    again = ProfileStore(task, None, tmp_path)
+    assert (again.get("a", MILD), again.get("a", STRONG)) == (None, never)
+
+
+def test_a_file_that_may_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shared cache helps those who may not write to it, too."""
+
+    def refused(self: Path) -> None:
+        raise PermissionError(self)
+
+    Lines(["x"], tmp_path).add({"a": 1})
+    monkeypatch.setattr(Path, "touch", refused)
+    assert Lines(["x"], tmp_path).known == {"a": 1}
 
 
 def test_nothing_is_kept_without_a_folder(task: Task) -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torchmetrics
+from torch import nn
 
-from paretopress.spaces.errors import SettingError
+from paretopress.spaces.errors import DataError, SettingError
 from paretopress.spaces.metric import ACCURACY, Metric
+from paretopress.spaces.task import Task
 
 
 def test_accuracy_is_the_share_of_correct_predictions() -> None:
@@ -70,3 +72,11 @@ def test_object_that_is_no_metric_is_refused() -> None:
     """Something that can't be called or streamed is refused when the metric is made."""
     with pytest.raises(SettingError, match=r"metric 'm' = 3.*function.*update, compute and reset"):
         Metric("m", 3)  # type: ignore[arg-type]  # the wrong type is what is tested
+
+
+def test_a_metric_that_fails_on_batches_of_any_length_is_one_message() -> None:
+    """Batches that don't fit together are no reason for a traceback."""
+    batches = [(torch.zeros(4, n, 3), torch.zeros(4, n, 2)) for n in (5, 9)]
+    metric = Metric("mine", lambda output, target: float(output @ target))
+    with pytest.raises(DataError, match=r"metric 'mine' fails on output \(4, 5, 2\)"):
+        Task(nn.Linear(3, 2), batches, loss=nn.functional.mse_loss, metric=metric)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from paretopress.compressors.distillation.losses import scores_classes, softened, teacher_loss
+from paretopress.compressors.distillation.losses import ignored, scores_classes, softened, teacher_loss
 from paretopress.spaces.task import Loss
 
 
@@ -74,6 +74,21 @@ def test_classes_are_on_dimension_one_when_there_are_more_than_two() -> None:
 def test_only_cross_entropy_means_class_scores(loss: Loss, expected: bool) -> None:
     """A softmax over the outputs of a regression network would be nonsense."""
     assert scores_classes(loss) is expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (F.cross_entropy, -100),
+        (nn.CrossEntropyLoss(), -100),
+        (nn.CrossEntropyLoss(ignore_index=7), 7),
+        (functools.partial(F.cross_entropy, ignore_index=0), 0),
+        (functools.partial(F.cross_entropy, label_smoothing=0.1), -100),
+    ],
+)
+def test_the_class_that_is_left_out_is_the_losss_own(loss: Loss, expected: int) -> None:
+    """Padding has another number in every data set."""
+    assert ignored(loss) == expected
 
 
 def test_without_a_softmax_the_outputs_are_matched() -> None:
