@@ -9,12 +9,15 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import torch
 
+#: This package, whose code may change from day to day under one version.
+_OURS = __name__.partition(".")[0]
 #: A source file that is newer than this may not be the code that runs.
 _STARTED = time.time()
 
@@ -24,7 +27,7 @@ def fingerprint(cls: type) -> tuple[str, bool]:
     """Return the digest of a class's code, and whether other processes find the same one.
 
     It covers the source of the modules that define the class and its bases, the source of every module that these
-    import at their top level, directly or not, and the versions of installed packages among them. A class without
+    import at their top level, directly or not, and the versions of other installed packages that have one. A class without
     readable source (from a notebook, or sent to this process by value), or whose source was edited since this process
     began, gets a digest that nobody else has.
     """
@@ -57,8 +60,9 @@ def _parts(cls: type) -> Iterator[str]:
         if top in sys.stdlib_module_names and top != "__main__":
             continue
         path = getattr(module, "__file__", None) or ""
-        if path and "site-packages" in Path(path).parts:
-            yield f"{top} {getattr(sys.modules.get(top), '__version__', '')}"
+        installed = path and "site-packages" in Path(path).parts
+        if installed and top != _OURS and _version(top):
+            yield f"{top} {_version(top)}"
             if module in start:
                 yield _source(path)
             continue
@@ -92,6 +96,13 @@ def _used(module: ModuleType) -> Iterator[ModuleType]:
         found = sys.modules.get(name) if isinstance(name, str) else None
         if found is not None:
             yield found
+
+
+@cache
+def _version(package: str) -> str:
+    """Return the version of an installed package, whether it says so itself or not; "" if nobody knows it."""
+    own = getattr(sys.modules.get(package), "__version__", "")
+    return str(own) or " ".join(version(name) for name in packages_distributions().get(package, ()))
 
 
 @cache

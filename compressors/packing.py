@@ -183,10 +183,14 @@ def pack_tensor(weight: Tensor, encoding: Encoding, cache: LayerCache | None = N
         entry = Entry.of([CodecForm([type(codec)]).flatten(codec), None if coder is None else vars(coder)])
     except (UnstorableError, TypeError):  # a coder without __dict__
         return _packed(weight, encoding)
-    code = [type(codec)] if coder is None else [type(codec), type(coder)]
+    code = [type(codec), *([] if coder is None else [type(coder)]), _Layouts]
     content: list[Tensor | Part] = [weight.detach().cpu().contiguous(), *entry.arrays]
     packed: PlainForm[Packed] = PlainForm()
     return cache.recall(code, ["pack", entry.text], content, partial(_packed, weight, encoding), packed)
+
+
+class _Layouts:
+    """Stands for the code here, which decides what is written."""
 
 
 def _packed(weight: Tensor, encoding: Encoding) -> Packed:

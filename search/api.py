@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -37,12 +38,15 @@ from .progress import Progress
 from .record import Book, identity
 from .report.data import write_report
 from .resources import Resources
+from .result import Result
 from .resuming import ALL_DONE, finished_front
 from .saved import save_front
 from .start import starting_recipes
 from .store import Store
 from .trial import Bench, Clock, Finished, Job
 
+#: The original's quality may be so much another one on another machine, as a share of itself.
+_SAME = 0.01
 #: What is said where models can't be traced.
 CLASS = "saved models will need the original's class to load (pass model=): {}"
 
@@ -88,8 +92,8 @@ def search(
         Different recipes to try in all, the baseline among them. Where neither this nor ``minutes`` nor ``evaluations``
         is given, 50.
     minutes
-        Wall-clock limit of the trials in this session; those that run at its end are abandoned. The start and the
-        final measurement come on top.
+        Wall-clock limit of the trials in this session; those that run at its end are given up, but for one in this
+        process. The start and the final measurement come on top.
     evaluations
         Limit of work in all, in validation examples that trials look at as a multiple of the split: 1 for a trial that
         is measured in full, with every look before that (while it trains, and at three sets of batch-norm statistics)
@@ -157,7 +161,7 @@ def search(
         journal = stack.enter_context(Journal(folder, header, storage=shared)) if existing == "resume" else None
         watcher = stack.enter_context(Progress(plan.budget, plan.objectives, progress))
         _check_measured(journal, plan)
-        done = finished_front(plan, journal) if journal is not None else None
+        done = finished_front(plan, journal, task.test is not None) if journal is not None else None
         if done is not None:
             watcher.say(ALL_DONE.format(len(done.results), plan.budget.trials))
             return done
@@ -314,6 +318,7 @@ def _baseline(bench: Bench, journal: Book | None, seed: int) -> Finished:
     """
     for result, _ in journal.results if journal is not None else ():
         if result.recipe.is_baseline and result.status == "ok":
+            _check_quality(bench, result)
             return Finished(result)
     finished = bench.run(Job(0, Recipe(), seed, "baseline"))
     if finished.result.status == "failed":
@@ -322,6 +327,19 @@ def _baseline(bench: Bench, journal: Book | None, seed: int) -> Finished:
             "Every validation batch must run and give finite outputs, and the same batch the same ones each time."
         )
     return finished
+
+
+def _check_quality(bench: Bench, known: Result) -> None:
+    """Refuse to go on with a metric of the same name that says something else of the original."""
+    name = bench.quality.name
+    with bench.threaded():
+        now, then = bench.reference.measurement.value, known.value(name)
+    if not math.isclose(now, then, rel_tol=_SAME, abs_tol=_SAME * abs(known.value(name) or 1.0)):
+        raise RunError(
+            f"{name} of the original model is {now:.4g} now, and was {then:.4g} when the run was begun: the metric or "
+            "the model computes something else. Resume with what it was started with, or search anew, in another "
+            "folder or with --fresh."
+        )
 
 
 def _record_baseline(first: Finished, store: Store, journal: Journal) -> None:

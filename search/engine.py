@@ -339,8 +339,8 @@ class Engine:
         self._unsettled.clear()
 
     def _take_over(self) -> None:
-        """Go on with what an earlier session left: results that it never told, trials that it never finished, and
-        failed ones that are to be run again.
+        """Go on with what an earlier session left: results that it never told, trials that it never finished, failed
+        ones that are to be run again, and those that were stopped under other limits.
         """
         unfinished = list(self.journal.unfinished.values())
         for left in unfinished:
@@ -357,11 +357,13 @@ class Engine:
         hopeless = [t for t in self._trials.values() if t.losses >= MAX_LOSSES or t.starts >= MAX_STARTS]
         reason = "it was started {} times and never came to an end"
         self._conclude([_failed(t, reason.format(t.starts)) for t in hopeless])
-        if self.plan.retry != "unfinished":
-            for result in [r for r in self.standing.results.values() if r.status == "failed"]:
+        tried = {t.recipe.digest for t in hopeless}
+        for digest, result in list(self.standing.results.items()):
+            failed = self.plan.retry != "unfinished" and result.status == "failed" and digest not in tried
+            if (failed or self.standing.may_return(result)) and digest not in self._trials:
                 self._open(self.sampler.ask_for(result.recipe, result.origin), result.number, result.seed)
-                if self.plan.retry == "restart-errored":
-                    self.handover.forget(result.recipe.digest)
+            if failed and self.plan.retry == "restart-errored":
+                self.handover.forget(digest)
         self._waiting.extend(self._trials)
 
     def _abandon(self) -> None:

@@ -67,7 +67,8 @@ class Paired:
 
         For top-1 accuracy ``risk`` bounds the share of wrong answers, over all looks. For a function of many examples
         three standard errors of the bootstrap are taken for proof, if the first half of the examples proves it by
-        itself: a few rare examples that decide such a metric may all be among those not seen yet.
+        itself: a few rare examples that decide such a metric may all be among those not seen yet. And the examples seen
+        must be above the bar by themselves: what a maximum has beyond the baseline's is no guide to the rest.
         """
         if self._differences is not None:
             return below(self._differences, (-bar - self._base) / self._scale, self.total, risk)
@@ -76,8 +77,10 @@ class Paired:
 
     def _clearly_worse(self, bar: float, count: int) -> bool:
         """Return whether the first examples (count,) say by three standard errors that the loss is above ``bar``."""
-        gap = self._goal.loss(self._base + self._difference(torch.arange(count))) - bar
-        return gap > 0 and gap > _ERRORS * self._error(count)  # not so of NaN
+        seen = torch.arange(count)
+        gap = self._goal.loss(self._base + self._difference(seen)) - bar
+        own = self._goal.loss(self._own(seen))
+        return own > bar and gap > 0 and gap > _ERRORS * self._error(count)  # not so of NaN
 
     def measurement(self, detail: Mapping[str, Any]) -> Measurement:
         """Return the estimate with its 95 % interval; ``repeats`` is how many examples it rests on."""
@@ -91,6 +94,14 @@ class Paired:
         half = Z * self._error(self.look.examples)
         around = (self.value - half, self.value + half) if math.isfinite(half) else None
         return Measurement(self.value, self._quality.unit, around, self.look.examples, detail)
+
+    def _own(self, rows: torch.Tensor) -> float:
+        """Return the model's metric on some of the examples; NaN if it has none."""
+        output, target, _ = (x[rows] for x in self._rows)
+        try:
+            return self._quality.metric(output, target)
+        except Exception:
+            return math.nan
 
     def _difference(self, rows: torch.Tensor | None) -> float:
         """Return the metric of the model minus that of the baseline on the same examples; NaN if it has none."""

@@ -138,6 +138,7 @@ def facts_of(task: Task, space: Space, plan: Plan, trials: int, slots: int, cloc
         "created": time.strftime("%Y-%m-%dT%H:%M:%S"),
         "seed": plan.seed,
         "objectives": ", ".join(o.name for o in plan.objectives),
+        "columns": [metric.name for metric in plan.columns],
         "constraints": limits_of(plan),
         "sampler": plan.sampler,
         "racing": "on" if plan.racing else "off",

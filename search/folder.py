@@ -37,6 +37,11 @@ OURS = (
 )  # fmt: skip
 
 
+def resumed_by(folder: Path) -> str:
+    """Return how the run in a folder is resumed: settings are there where it was started from the command line."""
+    return f"paretopress resume {folder}" if (folder / SETTINGS).is_file() else "search(..., existing='resume')"
+
+
 def check(folder: Path, existing: Existing, recorded_here: bool = True) -> None:
     """Check that the folder may be used; nothing is written.
 
@@ -63,10 +68,9 @@ def check(folder: Path, existing: Existing, recorded_here: bool = True) -> None:
     if existing == "resume" and not has_run and recorded_here:
         raise RunError(f"{folder}: {NO_RUN}")
     if existing == "refuse" and has_run:
-        how = f"paretopress resume {folder}" if (folder / SETTINGS).is_file() else "existing='resume', in Python"
         raise RunError(
-            f"{folder}: holds a run already. Continue it ({how}), start over (--fresh, or existing='fresh'; its "
-            "results are discarded), or give another folder."
+            f"{folder}: holds a run already. Continue it ({resumed_by(folder)}), start over (--fresh, or "
+            "existing='fresh'; its results are discarded), or give another folder."
         )
     if folder.is_dir():
         # Without a record or a lock, which stays, a folder "models" or a file "config.json" is somebody's own.

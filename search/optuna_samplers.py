@@ -101,11 +101,9 @@ class OptunaSampler:
         self._study.tell(trial, self._values(result))
 
     def attributes(self, proposal: Proposal) -> dict[str, Any]:
-        """Return what must be recorded with the result to rebuild the sampler: NSGA-II's generation, without which
-        it would start over.
+        """Return what must be recorded with the result to rebuild the sampler: the generation of NSGA-II and NSGA-III,
+        without which they would start over.
         """
-        if self.name != "nsga2":
-            return {}
         trial = self._study.get_trials(deepcopy=False)[proposal.handle.number]
         return {k: v for k, v in trial.system_attrs.items() if k.endswith(":generation")}
 

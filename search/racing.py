@@ -37,6 +37,8 @@ GLANCE, GLANCE_SHARE = 150, 0.25
 SHORT, FEWEST_STEPS = 0.25, 8
 #: What the reason of a trial that can't keep a limit says.
 BREAKS = "breaks the limit of"
+#: And that of a trial that can't reach the front whatever a cost is that nobody measured.
+BEHIND = "can't reach the front"
 #: Rounding of a limit that is relative to the baseline's quality must stop nobody.
 _ROUNDING = 1e-9
 
@@ -237,7 +239,7 @@ class Heat:
         if all(o.name in known for o in self._objectives):
             row = [o.loss(known[o.name]) for o in self._objectives]
             if any(all(a <= b for a, b in zip(other, row)) for other in self._front):
-                raise Stop(f"with {name} of {floor:.3g} at least it can't reach the front")
+                raise Stop(f"with {name} of {floor:.3g} at least it {BEHIND}")
 
     def _costing(self, costs: Mapping[str, Measurement]) -> None:
         """Take note of exact costs, and of the quality that they ask for."""

@@ -13,11 +13,11 @@ from .saved import FRONT, damaged, load_front
 ALL_DONE = "{} of {} trials are done; give --trials (in Python: budget=) for more"
 
 
-def finished_front(plan: Plan, book: Book) -> Front | None:
+def finished_front(plan: Plan, book: Book, tested: bool) -> Front | None:
     """Return the front of a run that has all its trials; None if there is work to do.
 
-    There is, where the front was never written, its files are gone or damaged, it was sought under other limits, or
-    trials are to be run again.
+    There is, where the front was never written, its files are gone or damaged, it was sought under other limits or
+    lacks figures, or trials are to be run again.
 
     Parameters
     ----------
@@ -25,6 +25,8 @@ def finished_front(plan: Plan, book: Book) -> Front | None:
         Of the session that would go on.
     book
         What is recorded of the run.
+    tested
+        Whether there are test data.
     """
     wanted, trials = plan.budget.trials, len(book.results)
     if wanted is None or trials < wanted or not (plan.folder / FRONT).is_file() or book.unfinished:
@@ -39,4 +41,5 @@ def finished_front(plan: Plan, book: Book) -> Front | None:
     kept = all(model.path is not None and not damaged(model, plan.folder) for model in models)
     if not kept or about.get("trials") != trials or about.get("constraints") != limits_of(plan):
         return None
-    return front
+    asked = {metric.name for metric in plan.columns} <= set(about.get("columns", ()))
+    return front if asked and (front.split == "test") == tested else None

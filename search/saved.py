@@ -11,6 +11,7 @@ from ..evaluators.base import Measurement
 from ..spaces.errors import RunError, SettingError
 from .artifact import FILE
 from .facts import counted
+from .folder import resumed_by
 from .front import Front, Point
 from .journal import read
 from .result import Objective, Result
@@ -90,12 +91,12 @@ def load_front(folder: Path) -> tuple[Front, dict[str, Any]]:
     except FileNotFoundError:
         raise RunError(
             f"{folder}: the run has {counted(len(record.results), 'trial')} but no front yet. "
-            f"Finish it with: paretopress resume {folder}"
+            f"Finish it with: {resumed_by(folder)}"
         ) from None
     except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
         what = f"{type(error).__name__}: {error}"
         raise RunError(
-            f"{path}: is damaged or can't be read ({what}). Write it again with: paretopress resume {folder}"
+            f"{path}: is damaged or can't be read ({what}). Write it again with: {resumed_by(folder)}"
         ) from error
     return front, about
 
@@ -109,7 +110,7 @@ def behind(front: Front, about: Mapping[str, Any]) -> str:
         return ""
     return (
         f"The record has {counted(more, 'trial')} that this front knows nothing of. "
-        f"Bring it up to date with: paretopress resume {front.folder}"
+        f"Bring it up to date with: {resumed_by(front.folder or Path())}"
     )
 
 
@@ -126,7 +127,7 @@ def damaged(point: Point, folder: Path) -> str:
         what = "there is no such file"
     except OSError as error:
         what = f"can't be read ({error.strerror})"
-    return f"{file}: {what}. Make it again with: paretopress resume {folder}"
+    return f"{file}: {what}. Make it again with: {resumed_by(folder)}"
 
 
 def open_front(folder: Path | str) -> Front:

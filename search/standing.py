@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
+from ..evaluators.base import Measurement
 from ..spaces.recipe import BASELINE
+from .racing import BEHIND
 from .result import Objective, Result
 
 #: Where no result keeps all limits, those that break them up to so many times as far as the nearest one are near.
@@ -62,12 +65,14 @@ class Standing:
         if excess > self._most:
             return False
         row = (*broken, *(o.loss(result.value(o.name)) for o in self._objectives))
-        if any(all(a <= b for a, b in zip(other.row, row)) for other in self._front):
-            return False
-        self._excess = min(self._excess, excess)
-        kept = [e for e in self._front if e.excess <= self._most and not all(a <= b for a, b in zip(row, e.row))]
-        self._front = [*kept, _Entry(result, row, excess)]
-        return True
+        if not (broken and result.recipe.is_baseline):  # nobody limits what the original may lose to get the original
+            self._excess = min(self._excess, excess)
+        near = [e for e in self._front if e.excess <= self._most]
+        if not any(all(a <= b for a, b in zip(other.row, row)) for other in near):
+            near = [*(e for e in near if not all(a <= b for a, b in zip(row, e.row))), _Entry(result, row, excess)]
+        changed = near != self._front
+        self._front = near
+        return changed
 
     @property
     def _most(self) -> float:
@@ -87,9 +92,24 @@ class Standing:
         """The front's objectives, smaller is better."""
         return [list(entry.row[-len(self._objectives) :]) for entry in self._front]
 
+    def may_return(self, result: Result) -> bool:
+        """Return whether a trial that was stopped might be on the front after all, by the costs and the estimate that
+        it was stopped with: under other limits, or with the front that these leave.
+        """
+        if result.status != "stopped" or BEHIND in result.error or not self.feasible:
+            return False
+        unknown = {o for o in (*self._objectives, self._quality) if o.name not in result.measurements}
+        hoped = {o.name: Measurement(o.loss(-math.inf)) for o in unknown}
+        result = replace(result, measurements={**result.measurements, **hoped})
+        row = [o.loss(result.value(o.name)) for o in self._objectives]
+        behind = any(all(a <= b for a, b in zip(other, row)) for other in self.losses)
+        return not behind and all(v <= 0 for v in self._violated(result))
+
     @property
     def feasible(self) -> bool:
-        """Whether the front keeps every constraint, as it does before there is a result."""
+        """Whether the front keeps every constraint, as it does before there is a result. The original alone isn't what
+        was asked for.
+        """
         return self._excess <= 0 or not self._front
 
     @property

@@ -101,14 +101,14 @@ class Batches:
         source: Any = self.source
         if callable(source) and not hasattr(source, "__iter__"):  # a loader may be callable as well
             source = source()
-        try:
-            items = iter(source)
-        except TypeError:
-            raise DataError(
-                f"{self.split} data: a {type(source).__name__} can't be iterated. Give a DataLoader."
-            ) from None
-        # A loader that shuffles draws its order at the first batch: a split that is measured on is always the same.
+        # A loader that shuffles draws its order here: a split that is measured on is always the same.
         with seeded(0) if self.keep else nullcontext():
+            try:
+                items = iter(source)
+            except TypeError:
+                raise DataError(
+                    f"{self.split} data: a {type(source).__name__} can't be iterated. Give a DataLoader."
+                ) from None
             item = next(items, _END)
         if item is _END:
             raise DataError(f"{self.split} data: the loader yields nothing. Give at least one batch.")

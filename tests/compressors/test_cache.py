@@ -339,6 +339,22 @@ def test_a_tensor_is_packed_once_for_each_codec_and_coder(tmp_path: Path, coder:
     assert other.misses == 1
 
 
+def test_packed_tensors_follow_the_code_that_packs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that lays tensors out in another way makes another file."""
+    weight = torch.randn(16, 40)
+    encoding = Encoding(Integer().fit(weight, None, 0, {"bits": 4, "granularity": "channel"}, 0))
+    asked: list[type] = []
+    real = fingerprint.fingerprint
+
+    def noted(cls: type) -> tuple[str, bool]:
+        asked.append(cls)
+        return real(cls)
+
+    monkeypatch.setattr("paretopress.compressors.cache.fingerprint", noted)
+    pack_tensor(encoding.project(weight), encoding, new(tmp_path))
+    assert pack_tensor.__module__ in {cls.__module__ for cls in asked}
+
+
 def test_a_tensor_off_its_grid_is_refused_with_a_cache_too(tmp_path: Path) -> None:
     """The check that packing makes is not skipped."""
     weight = torch.randn(4, 4)

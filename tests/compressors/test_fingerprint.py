@@ -63,6 +63,36 @@ def test_an_edit_changes_it(load: Load) -> None:
     assert len({first, *edits}) == 4
 
 
+@pytest.mark.usefixtures("load")
+def test_an_installed_package_is_read_like_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a version to go by, an upgrade shows in the code alone; another package's shows in its version."""
+    place = tmp_path / "site-packages"
+    place.mkdir()
+    monkeypatch.syspath_prepend(str(place))
+
+    def of(y: int, version: str) -> str:
+        for path, text in (
+            ("mine_plugin/__init__.py", ""),
+            ("mine_plugin/base.py", "import mine_other\nfrom mine_plugin import helper\nclass Technique: pass\n"),
+            ("mine_plugin/helper.py", f"y = {y}"),
+            ("mine_other.py", f"__version__ = '{version}'"),
+        ):
+            (place / path).parent.mkdir(exist_ok=True)
+            (place / path).write_text(text, encoding="utf-8")
+        for name in [n for n in sys.modules if n.startswith("mine_")]:
+            del sys.modules[name]
+        fingerprint.cache_clear()
+        module._source.cache_clear()
+        module._version.cache_clear()
+        importlib.invalidate_caches()
+        digest, lasting = fingerprint(importlib.import_module("mine_plugin.base").Technique)
+        assert lasting
+        return digest
+
+    assert of(1, "1") == of(1, "1")
+    assert len({of(1, "1"), of(2, "1"), of(1, "2")}) == 3
+
+
 def test_classes_of_one_module_differ() -> None:
     """A codec and a technique in one file are not the same code."""
     assert len({fingerprint(cls)[0] for cls in (Integer, IntegerCodec, SVD)}) == 3

@@ -312,6 +312,28 @@ def test_failed_trials_are_run_again_on_request(
     assert [r.number for r in session.results if r.status == "failed"] == ([] if again else [4])
 
 
+def test_a_retried_trial_that_brings_the_driver_down_fails_once(task: Task, space: Space, tmp_path: Path) -> None:
+    """What has failed and was being tried again is no other trial: it is given up like any, and costs none."""
+    Session(task, space, tmp_path, Fate(2, killed), slots=1, budget=4).run()
+    for death in range(MAX_LOSSES + 1):
+        session = Session(task, space, tmp_path, slots=1, budget=6, retry="errored")
+
+        def outcome(job: Job, front: list[list[float]]) -> End:
+            if job.number == 2:
+                raise KeyboardInterrupt  # the process is gone
+            return ok(job, front)
+
+        session.executor.outcome = outcome
+        kill_after(10**6, session)
+        if death == MAX_LOSSES:
+            session.run()
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                session.run()
+    complete(session, 6)
+    assert {r.number for r in session.results if r.status == "failed"} == {2}
+
+
 def test_a_small_space_is_tried_to_its_last_recipe(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Random draws miss the last ones: these are looked for one by one, in a session that goes on, too."""
     monkeypatch.setattr(module, "_DRAWS", 3)

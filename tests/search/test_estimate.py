@@ -138,3 +138,28 @@ def test_few_examples_that_decide_a_function_may_be_those_not_seen() -> None:
                 stopped += 1
                 break
     assert stopped <= 6
+
+
+def test_an_extreme_is_no_guide_to_the_rest() -> None:
+    """A largest error grows with every example: what a part says beside the baseline's proves nothing, unless it is too
+    much by itself.
+    """
+
+    def largest(outputs: Tensor, targets: Tensor) -> float:
+        return float((outputs - targets).abs().max())
+
+    metric, total = Metric("largest", largest, "minimize"), 800
+    quality = Quality(metric)
+    stopped = {"as good": 0, "worse": 0}
+    for seed in range(60):
+        torch.manual_seed(seed)
+        target = torch.randn(total, 1)
+        before, after = target + torch.randn(total, 1).abs() ** 0.5, target + torch.randn(total, 1).abs() ** 0.5
+        before[torch.randint(total, (1,))] += 3  # the original's largest error is rare, and the model's own is not
+        base = Look(Measurement(largest(before, target), "", None, total), True, None, None, before, target)
+        look = Look(Measurement(math.nan, "", None, 400), False, None, None, after[:400], target[:400])
+        known = Paired(look, base, quality)
+        stopped["as good"] += known.worse_than(largest(after, target), 0.01)
+        stopped["worse"] += known.worse_than(0.3 * largest(after, target), 0.01)
+    assert stopped["as good"] == 0
+    assert stopped["worse"] > 0

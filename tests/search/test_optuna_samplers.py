@@ -78,20 +78,23 @@ def test_starting_recipes_are_proposed_as_they_are(space: Space) -> None:
     assert sampler.ask_for(Recipe(), "random").origin == "random"
 
 
-def test_nsga2_goes_on_with_its_generation_after_a_restart(space: Space) -> None:
-    """Rebuilt from recorded results, NSGA-II is in the generation that it had reached, not in the first."""
-    sampler = OptunaSampler(space, GOALS, "nsga2", seed=0)
+@pytest.mark.parametrize(("name", "key"), [("nsga2", "NSGAIISampler"), ("nsga3", "NSGAIIISampler")])
+def test_genetic_samplers_go_on_with_their_generation_after_a_restart(space: Space, name: str, key: str) -> None:
+    """Rebuilt from recorded results, they are in the generation that they had reached, not in the first."""
+    key, born = f"{key}:generation", 0
+    sampler = OptunaSampler(space, GOALS, name, seed=0)
     told = []
-    for number in range(45):
+    while born < 2:
+        number = len(told)
         proposal = sampler.ask()
         result = outcome(number, proposal.recipe)
         told.append((result, sampler.attributes(proposal)))
         sampler.tell(proposal, result)
-    assert max(a["NSGAIISampler:generation"] for _, a in told) >= 2
-    again = OptunaSampler(space, GOALS, "nsga2", seed=1)
+        born = told[-1][1][key]
+    again = OptunaSampler(space, GOALS, name, seed=1)
     for result, attributes in told:
         again.recall(result, (), attributes)
-    assert again.attributes(again.ask())["NSGAIISampler:generation"] >= 2
+    assert again.attributes(again.ask())[key] >= 2
 
 
 def test_every_name_on_offer_has_its_sampler() -> None:

@@ -124,6 +124,28 @@ def test_constraints_stop_nobody_until_something_keeps_them(
     assert all(r.work["calibrated"] == 0 or r.rungs for r in beyond)
 
 
+def test_looser_limits_bring_back_what_was_stopped_for_the_old_ones(task: Task, crowded: Space, tmp_path: Path) -> None:
+    """The front of a run that is resumed under other limits is that of the recipes it tried."""
+    front = run(task, crowded, tmp_path, constraints=["size <= 0.3x"])
+    dear = [r for r in front.results if "breaks the limit of" in r.error]
+    assert dear
+    again = run(task, crowded, tmp_path, constraints=["size <= 0.9x"], existing="resume")
+    assert len(again.results) == len(front.results)
+    off = run(task, crowded, tmp_path / "off", constraints=["size <= 0.9x"], racing=False)
+    assert sorted(p.result.checksum for p in again) == sorted(p.result.checksum for p in off)
+    stamp = len((tmp_path / "journal.jsonl").read_text().splitlines())
+    (tmp_path / "front.json").unlink()  # or nothing is looked at
+    run(task, crowded, tmp_path, constraints=["size <= 0.9x"], existing="resume")
+    assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == stamp  # once is enough
+
+
+def test_memory_is_judged_by_the_model_that_is_read_back(task: Task, tmp_path: Path) -> None:
+    """A draft holds its intermediates longer: no trial is stopped for what isn't its own."""
+    space = Space.from_task(task, {"integer": {"bits": [8, 6, 4], "granularity": "channel"}})
+    front = run(task, space, tmp_path, budget=6, constraints=["memory <= 1x"])
+    assert all(r.status == "ok" for r in front.results)
+
+
 @pytest.mark.parametrize(("option", "value"), [("evaluations", 0), ("evaluations", "many"), ("racing", "yes")])
 def test_wrong_settings_are_named(task: Task, space: Space, tmp_path: Path, option: str, value: object) -> None:
     """A mistake is told before anything is written."""

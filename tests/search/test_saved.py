@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from paretopress.search import Recipe, open_front
+from paretopress.search.folder import SETTINGS
 from paretopress.search.journal import Journal
 from paretopress.search.result import Result
 from paretopress.spaces.errors import RunError
@@ -21,4 +22,7 @@ def test_a_run_without_a_front_says_how_far_it_came(tmp_path: Path, trials: int,
             journal.finish([(Result(number, Recipe.of([Step.of("fc", "integer", bits=number + 2)])), {})])
     with pytest.raises(RunError, match=text) as caught:
         open_front(tmp_path)
-    assert f"paretopress resume {tmp_path}" in str(caught.value)
+    assert "search(..., existing='resume')" in str(caught.value)  # it was started from Python
+    (tmp_path / SETTINGS).write_text("{}")
+    with pytest.raises(RunError, match=f"paretopress resume {tmp_path}"):
+        open_front(tmp_path)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,14 +37,52 @@ def test_the_front_is_that_of_all_results_together(trials: list[tuple[int, int, 
     results = [result(n, a, s, failed) for n, (a, s, _, failed) in enumerate(trials)]
     changes = [standing.add(r) for r in results]
     good = [r for r in results if r.status == "ok"]
-    least = min((max(0.0, broken[r.number][0]) for r in good), default=0.0)
+    least = min((max(0.0, broken[r.number][0]) for r in good if r.number), default=math.inf)
     near = [r for r in good if max(0.0, broken[r.number][0]) <= 2 * least]
     rows = [[max(0.0, broken[r.number][0]), *(o.loss(r.value(o.name)) for o in GOALS)] for r in near]
     assert standing.front == [near[i] for i in nondominated(rows)]
     assert standing.losses == [[o.loss(r.value(o.name)) for o in GOALS] for r in standing.front]
-    assert standing.feasible == (least <= 0)
+    assert standing.feasible == (least <= 0 or not good)
     assert list(standing.results.values()) == results
     assert not any(changed for changed, r in zip(changes, results) if r.status == "failed")
+
+
+def test_the_original_alone_is_no_answer_to_a_limit() -> None:
+    """It keeps what a model may lose; who asks for less wants to know which compressed model comes nearest."""
+    broken = {0: [0.0], 1: [0.3], 2: [0.1], 3: [0.0]}
+    standing = Standing(GOALS, QUALITY, lambda r: broken[r.number])
+    assert standing.feasible
+    for number, best in ((0, {0}), (1, {0, 1}), (2, {0, 2}), (3, {0, 3})):
+        standing.add(result(number, 0.9, 100 - 10 * number))
+        assert {r.number for r in standing.front} == ({3} if number == 3 else best)
+        assert standing.feasible == (number == 3)
+    unlimited = Standing(GOALS, QUALITY, lambda r: [])
+    unlimited.add(result(0, 0.9, 100))
+    assert unlimited.feasible
+
+
+@pytest.mark.parametrize(
+    ("known", "error", "returns"),
+    [
+        ({"accuracy": 0.85, "size": 60}, "accuracy can't become 0.9", True),
+        ({"accuracy": 0.75, "size": 60}, "accuracy can't become 0.9", False),  # a point of the front is better
+        ({"accuracy": 0.85, "size": 150}, "size breaks the limit of 20", False),  # of the new one, too
+        ({"size": 60}, "size breaks the limit of 20", True),  # nobody knows how good it would have been
+        ({"size": 60}, "with latency of 3 at least it can't reach the front", False),
+        ({"accuracy": 0.95}, "accuracy can't become 1", True),
+    ],
+)
+def test_a_stopped_trial_returns_where_its_figures_would_do_now(
+    known: dict[str, float], error: str, returns: bool
+) -> None:
+    """Under other limits, what it was stopped for may be none of theirs."""
+    standing = Standing(GOALS, QUALITY, lambda r: [r.value("size") - 120 if "size" in r.measurements else -1.0])
+    for r in (result(0, 0.9, 100), result(1, 0.8, 50)):
+        standing.add(r)
+    measured = {name: Measurement(value) for name, value in known.items()}
+    stopped = Result(2, Recipe.of([Step.of("a", "t", n=2)]), measured, "stopped", error)
+    assert standing.may_return(stopped) == returns
+    assert not standing.may_return(replace(stopped, status="failed"))
 
 
 def test_infeasible_results_are_the_front_only_where_nothing_is_feasible() -> None:

@@ -172,13 +172,14 @@ def test_data_loader_works_as_it_is() -> None:
     assert targets(Batches(loader, "validation", keep=True)) == [0, 1, 2, 3, 4]
 
 
-def test_a_measured_split_has_one_order_even_if_its_loader_shuffles() -> None:
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_measured_split_has_one_order_even_if_its_loader_shuffles(workers: int) -> None:
     """Whatever was drawn before, validation comes in the same order, so that a run can be resumed."""
     data = TensorDataset(torch.arange(40.0)[:, None], torch.arange(40))
 
     def order(noise: int) -> list[int]:
         torch.manual_seed(noise)
-        split = Batches(DataLoader(data, batch_size=8, shuffle=True), "validation", keep=True)
+        split = Batches(DataLoader(data, batch_size=8, shuffle=True, num_workers=workers), "validation", keep=True)
         split.first()
         return [int(y) for _, target in split for y in target]
 
