@@ -27,9 +27,9 @@ def fingerprint(cls: type) -> tuple[str, bool]:
     """Return the digest of a class's code, and whether other processes find the same one.
 
     It covers the source of the modules that define the class and its bases, the source of every module that these
-    import at their top level, directly or not, and the versions of other installed packages that have one. A class without
-    readable source (from a notebook, or sent to this process by value), or whose source was edited since this process
-    began, gets a digest that nobody else has.
+    import at their top level, directly or not, and the versions of other installed packages that have one. A class
+    without readable source (from a notebook, or sent to this process by value), or whose source was edited since this
+    process began, gets a digest that nobody else has.
     """
     try:
         parts = sorted(_parts(cls))

@@ -203,6 +203,7 @@ def search(
             engine.standing.feasible,
             (),
             folder,
+            tuple(m.name for m in (*plan.metrics, *plan.columns) if m.direction == "maximize"),
         )
         said = notes(front, space, plan, why, engine.repeats, bench.needs_class)
         front = replace(front, notes=(*said, *end.notes))

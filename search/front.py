@@ -158,6 +158,8 @@ class Front:
         What the reader should know of this run; if it isn't feasible, first which limits the nearest point misses.
     folder
         The run's folder.
+    larger
+        Metrics that are better when larger, beside the objectives.
     """
 
     objectives: tuple[Objective, ...]
@@ -169,6 +171,7 @@ class Front:
     feasible: bool = True
     notes: tuple[str, ...] = ()
     folder: Path | None = None
+    larger: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         place = f", {self.folder}" if self.folder is not None else ""
@@ -205,7 +208,7 @@ class Front:
         known = {k for p in (self.baseline, *self.points) for k in (*p.final, *p.result.measurements)}
         if metric not in known:
             raise SettingError("minimise", metric, "was not measured in this run", nearest(metric, known))
-        return Objective(metric, "minimize")
+        return Objective(metric, "maximize" if metric in self.larger else "minimize")
 
     def best(self, metric: str | None = None) -> Point:
         """Return the point that is best in one metric (the task's own by default).

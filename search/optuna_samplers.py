@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +41,19 @@ SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
 }
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what Optuna says of its own to errors, and leave what the user's studies say as it is."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
 class OptunaSampler:
     """Ask for recipes, tell what became of them.
 
@@ -66,9 +80,7 @@ class OptunaSampler:
             name,
             constraints,
         )
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with _quiet():
             self._study = optuna.create_study(
                 directions=[o.direction for o in objectives], sampler=SAMPLERS[name](seed)
             )
@@ -78,14 +90,14 @@ class OptunaSampler:
     def ask(self) -> Proposal:
         """Return the sampler's next proposal."""
         # A Gaussian process is many small matrices: threads wait for each other, beside trials 20 times as long.
-        with warnings.catch_warnings(), threaded(1):
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        with _quiet(), threaded(1):
             trial = self._study.ask(self._distributions)
         return Proposal(decoded(self.space, trial.params), trial, self.name)
 
     def ask_for(self, recipe: Recipe, origin: str) -> Proposal:
         """Return a proposal of a given recipe, so that the sampler learns from it like from its own."""
-        self._study.enqueue_trial(encoded(self.space, recipe))
+        with _quiet():
+            self._study.enqueue_trial(encoded(self.space, recipe))
         return replace(self.ask(), origin=origin)
 
     def tell(self, proposal: Proposal, result: Result, violations: Sequence[float] = ()) -> None:

@@ -53,6 +53,7 @@ def save_front(front: Front, folder: Path, about: dict[str, Any]) -> None:
         "quality": [front.quality.name, front.quality.direction],
         "split": front.split,
         "feasible": front.feasible,
+        "larger": list(front.larger),
         "notes": list(front.notes),
         "about": about,
         "baseline": point_json(front.baseline, folder),
@@ -86,6 +87,7 @@ def load_front(folder: Path) -> tuple[Front, dict[str, Any]]:
             bool(data["feasible"]),
             tuple(data["notes"]),
             folder,
+            tuple(str(name) for name in data.get("larger", ())),
         )
         about = dict(data["about"])
     except FileNotFoundError:

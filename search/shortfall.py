@@ -22,6 +22,8 @@ def shortfall(front: Front, constraints: Sequence[Constraint]) -> str:
             unit = front.baseline.result.measurements[constraint.metric].unit
             has, excess = (amount(x, unit) for x in constraint.missed_by(point.result, baseline, quality))
             misses.append(f"{constraint.text} by {excess} (it had {has} in the search)")
+    if not misses:
+        return "No compressed model ran to its end, so none keeps the limits; the original does."
     return f"No model that was tried keeps all limits. The nearest, point {point.id}, misses {' and '.join(misses)}."
 
 

@@ -50,6 +50,7 @@ def report_data(front: Front, about: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "quality": front.quality.name,
         "quality_direction": front.quality.direction,
+        "larger": front.larger,
         "split": front.split,
         "baseline": _point(front.baseline, front, folder),
         "points": [_point(p, front, folder) for p in front],

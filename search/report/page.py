@@ -34,6 +34,7 @@ def render(data: Mapping[str, Any]) -> str:
             name*, created, version: str
             objectives*: [{name, direction: "maximize" | "minimize", unit}]
             quality*: str, name of the quality metric; quality_direction: "maximize" | "minimize"
+            larger: [str], other metrics that are better when larger
             split: "test" | "validation", where the final figures were taken
             baseline*: POINT; points*: [POINT], the front sorted by quality
             trials: [{number, origin, status: "ok" | "failed" | "stopped", error, values: {metric: float}, seconds,
@@ -132,7 +133,8 @@ def _metrics(data: Mapping[str, Any]) -> list[dict[str, Any]]:
                 units[name] = units.get(name) or (measured or {}).get("unit") or ""
     out = []
     for name in order:
-        direction = goals.get(name, {}).get("direction") or "minimize"
+        usual = "maximize" if name in data.get("larger", ()) else "minimize"
+        direction = goals.get(name, {}).get("direction") or usual
         if name == quality:
             direction = data.get("quality_direction") or goals.get(name, {}).get("direction") or "maximize"
         unit = units.get(name, "")

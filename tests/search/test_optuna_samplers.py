@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from optuna.samplers import RandomSampler
@@ -68,6 +69,21 @@ def test_failures_are_told_as_the_worst_and_infeasible(space: Space) -> None:
     trials = sampler._study.trials
     assert trials[1].values == trials[0].values
     assert trials[1].constraints["failed"] > 0 > trials[0].constraints["failed"]
+
+
+def test_what_optuna_says_elsewhere_is_left_alone(space: Space, capfd: pytest.CaptureFixture[str]) -> None:
+    """A search is quiet, and the user's own studies go on talking as before."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    try:
+        sampler = OptunaSampler(space, GOALS, "tpe", seed=0)
+        proposal = sampler.ask()
+        sampler.tell(proposal, outcome(0, proposal.recipe))
+        sampler.ask_for(Recipe(), "start")
+        assert optuna.logging.get_verbosity() == optuna.logging.INFO
+        assert capfd.readouterr().err == ""
+    finally:
+        optuna.logging.set_verbosity(before)
 
 
 def test_starting_recipes_are_proposed_as_they_are(space: Space) -> None:

@@ -9,11 +9,20 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from paretopress.evaluators.params import Parameters
-from paretopress.search import Front, Metric, Space, Task, search
+from paretopress.evaluators.base import Evaluator, Measurement, Subject
+from paretopress.search import Front, Metric, Space, Task, open_front, search
 from paretopress.spaces.errors import RunError
 
 OPTIONS: dict[str, Any] = {"executor": "local", "progress": False, "sampler": "random"}
+
+
+class Saved(Evaluator):
+    """A column of one's own."""
+
+    name, unit, direction, cost = "saved", "", "maximize", 0.01
+
+    def measure(self, subject: Subject) -> Measurement:
+        return Measurement(-float(subject.file_bytes or 0))
 
 
 def of(task: Task, **changes: Any) -> Task:
@@ -25,7 +34,7 @@ def of(task: Task, **changes: Any) -> Task:
 def run(task: Task, space: Space, folder: Path, **options: Any) -> Front:
     """Search, or go on."""
     existing = "resume" if (folder / "journal.jsonl").exists() else "refuse"
-    return search(task, space, run=folder, existing=existing, budget=4, **{**OPTIONS, **options})
+    return search(task, space, run=folder, existing=existing, **{"budget": 4, **OPTIONS, **options})
 
 
 def test_test_data_and_columns_that_are_new_are_measured(task: Task, space: Space, tmp_path: Path) -> None:
@@ -37,9 +46,28 @@ def test_test_data_and_columns_that_are_new_are_measured(task: Task, space: Spac
     stamp = (tmp_path / "front.json").stat().st_mtime_ns
     assert run(tested, space, tmp_path).split == "test"
     assert (tmp_path / "front.json").stat().st_mtime_ns == stamp  # now it is
-    weights = Parameters()
-    weights.name = "weights"  # type: ignore[misc]  # a column of one's own
-    assert all("weights" in p.final for p in run(tested, space, tmp_path, metrics=[weights]))
+    found = run(tested, space, tmp_path, metrics=[Saved()])
+    assert all("saved" in p.final for p in found)
+    for front in (found, open_front(tmp_path)):  # more is better, there as here
+        assert front.best("saved").value("saved") == max(p.value("saved") for p in front)
+
+
+def test_limits_without_a_compressed_model_are_told(task: Task, space: Space, tmp_path: Path) -> None:
+    """The original alone keeps them, and is not what was asked for."""
+    front = run(of(task), space, tmp_path, budget=1, constraints=["accuracy drop <= 0.1"])
+    assert not front.feasible
+    assert front.notes[0] == "No compressed model ran to its end, so none keeps the limits; the original does."
+
+
+def test_a_limit_on_quality_alone_names_the_nearest_model(task: Task, tmp_path: Path) -> None:
+    """Where every compressed model loses too much, the run says by how much, and shows those that came nearest."""
+    space = Space.from_task(task, {"magnitude": {"density": [0.1, 0.2]}})
+    front = run(of(task), space, tmp_path, constraints=["accuracy drop <= 0"])
+    assert not front.feasible
+    assert not any(p.recipe.is_baseline for p in front)
+    assert "The nearest, point" in front.notes[0]
+    assert "misses accuracy drop <= 0 by" in front.notes[0]
+    assert all(r.status == "ok" for r in front.results)
 
 
 def test_another_metric_of_the_same_name_is_refused(task: Task, space: Space, tmp_path: Path) -> None:
