@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ..evaluators.base import Measurement
 from ..evaluators.latency import Latency
+from ..spaces.errors import ModelError
 from ..spaces.space import Space
 from ..spaces.task import Task
 from .amounts import amount
@@ -69,9 +70,19 @@ def make_profile(
 
 
 def make_sampler(plan: Plan, task: Task, space: Space, baseline: Result, executor: Workers, teller: Teller) -> Sampler:
-    """Return the plan's sampler."""
+    """Return the plan's sampler.
+
+    Raises
+    ------
+    ModelError
+        If the profile's figures of the original model can't be taken.
+    """
     if plan.sampler == "profile":
-        profile = make_profile(task, space, int(baseline.value("size")), executor, teller, timed_metric(plan.metrics))
+        timed = timed_metric(plan.metrics)
+        try:
+            profile = make_profile(task, space, int(baseline.value("size")), executor, teller, timed)
+        except ModelError as error:
+            raise ModelError(f"{error} The profile needs them: a search with sampler='tpe' doesn't.") from error
         sampler = ProfileSampler(profile, plan.objectives, plan.quality, baseline, plan.constraints, plan.seed)
         for metric, least in sampler.out_of_reach().items():
             limits = " and ".join(repr(c.text) for c in plan.constraints if c.metric == metric)
