@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from ..evaluators.base import Measurement
+from ..spaces.metric import ACCURACY
 from ..spaces.recipe import BASELINE
 from .racing import BEHIND
 from .result import Objective, Result
@@ -99,7 +100,7 @@ class Standing:
         if result.status != "stopped" or BEHIND in result.error or not self.feasible:
             return False
         unknown = {o for o in (*self._objectives, self._quality) if o.name not in result.measurements}
-        hoped = {o.name: Measurement(o.loss(-math.inf)) for o in unknown}
+        hoped = {o.name: Measurement(1.0 if o.name == ACCURACY.name else o.loss(-math.inf)) for o in unknown}
         result = replace(result, measurements={**result.measurements, **hoped})
         row = [o.loss(result.value(o.name)) for o in self._objectives]
         behind = any(all(a <= b for a, b in zip(other, row)) for other in self.losses)

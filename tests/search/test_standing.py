@@ -85,6 +85,17 @@ def test_a_stopped_trial_returns_where_its_figures_would_do_now(
     assert not standing.may_return(replace(stopped, status="failed"))
 
 
+def test_no_accuracy_is_beyond_one() -> None:
+    """What was stopped because a smaller model is right everywhere stays stopped."""
+    standing = Standing(GOALS, QUALITY, lambda r: [])
+    for r in (result(0, 1.0, 100), result(1, 1.0, 50)):
+        standing.add(r)
+    for size, returns in ((60, False), (40, True)):
+        recipe, measured = Recipe.of([Step.of("a", "t", n=2)]), {"size": Measurement(size)}
+        stopped = Result(2, recipe, measured, "stopped", "no accuracy is high enough for its costs")
+        assert standing.may_return(stopped) == returns
+
+
 def test_infeasible_results_are_the_front_only_where_nothing_is_feasible() -> None:
     """The first that keeps the limits replaces all that break them."""
     broken = {1: [1.0], 2: [0.4], 3: [0.0]}
