@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -172,16 +175,29 @@ def test_data_loader_works_as_it_is() -> None:
     assert targets(Batches(loader, "validation", keep=True)) == [0, 1, 2, 3, 4]
 
 
+#: Reads a split whose loader shuffles, after some noise, and prints in which order it came.
+ORDER = """
+import sys, torch
+from torch.utils.data import DataLoader, TensorDataset
+from paretopress.spaces.data import Batches
+workers, noise = map(int, sys.argv[1:])
+torch.manual_seed(noise)
+data = TensorDataset(torch.arange(40.0)[:, None], torch.arange(40))
+split = Batches(DataLoader(data, batch_size=8, shuffle=True, num_workers=workers), "validation", keep=True)
+split.first()
+print([int(y) for _, target in split for y in target])
+"""
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_measured_split_has_one_order_even_if_its_loader_shuffles(workers: int) -> None:
     """Whatever was drawn before, validation comes in the same order, so that a run can be resumed."""
-    data = TensorDataset(torch.arange(40.0)[:, None], torch.arange(40))
-
-    def order(noise: int) -> list[int]:
-        torch.manual_seed(noise)
-        split = Batches(DataLoader(data, batch_size=8, shuffle=True, num_workers=workers), "validation", keep=True)
-        split.first()
-        return [int(y) for _, target in split for y in target]
-
-    assert order(1) == order(2)
-    assert order(1) != list(range(40))
+    one, other = (  # in processes of their own: to fork this one, with all its threads, may end it
+        subprocess.run(
+            [sys.executable, "-c", ORDER, str(workers), noise], capture_output=True, text=True, check=True
+        ).stdout
+        for noise in "12"
+    )
+    assert one == other
+    assert sorted(json.loads(one)) == list(range(40))
+    assert json.loads(one) != list(range(40))
