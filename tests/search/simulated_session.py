@@ -105,6 +105,17 @@ died, moved = losing("its worker died", "again"), losing("its node died", "moved
 starved, killed = losing("its machine ran out of memory", "alone"), losing("it took 9 GB", "failed")
 
 
+def fatal(number: int) -> Outcome:
+    """Return outcomes of which one trial's brings the process down."""
+
+    def outcome(job: Job, front: list[list[float]]) -> End:
+        if job.number == number:
+            raise KeyboardInterrupt
+        return ok(job, front)
+
+    return outcome
+
+
 def complete(session: Session, trials: int) -> None:
     """Check that a run has exactly its trials: none lost, none told twice, none left running."""
     assert sorted(r.number for r in session.results) == list(range(trials))

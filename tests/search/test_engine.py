@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated_session import End, Fate, Session, complete, died, kill_after, killed, made_up, moved, ok, starved
+from simulated_session import End, Fate, Session, complete, died, fatal, kill_after, killed, made_up, moved, ok, starved
 
 from paretopress.search import engine as module
 from paretopress.search.engine import MAX_LOSSES, MAX_STARTS
@@ -151,13 +151,7 @@ def test_a_trial_that_brings_the_driver_down_fails_in_the_end(task: Task, space:
     deaths = 0
     while True:
         session = Session(task, space, tmp_path, slots=1, budget=5)
-
-        def outcome(job: Job, front: list[list[float]]) -> End:
-            if job.number == 3:
-                raise KeyboardInterrupt  # the process is gone
-            return ok(job, front)
-
-        session.executor.outcome = outcome
+        session.executor.outcome = fatal(3)
         kill_after(10**6, session)
         try:
             session.run()
@@ -209,13 +203,7 @@ def test_a_retried_trial_that_brings_the_driver_down_fails_once(task: Task, spac
     Session(task, space, tmp_path, Fate(2, killed), slots=1, budget=4).run()
     for death in range(MAX_LOSSES + 1):
         session = Session(task, space, tmp_path, slots=1, budget=6, retry="errored")
-
-        def outcome(job: Job, front: list[list[float]]) -> End:
-            if job.number == 2:
-                raise KeyboardInterrupt  # the process is gone
-            return ok(job, front)
-
-        session.executor.outcome = outcome
+        session.executor.outcome = fatal(2)
         kill_after(10**6, session)
         if death == MAX_LOSSES:
             session.run()
