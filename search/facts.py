@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import version
+from statistics import median
 from typing import Any
 
 from ..spaces.space import Space
@@ -39,12 +40,7 @@ def notes(front: Front, space: Space, plan: Plan, why: str, repeats: int, needs_
         yield "No compressed model was better than the original in any objective."
     if front.errors:
         yield f"{len(front.errors)} of {counted(len(front.results), 'trial')} failed{_why(front)}."
-    stopped = sum(r.status == "stopped" for r in front.results)
-    if stopped:
-        broke = sum(r.status == "stopped" and BREAKS in r.error for r in front.results)
-        behind = "the front was out of reach" + (f" of {stopped - broke}" if broke else "")
-        reasons = [*([f"{broke} broke a limit"] if broke else []), *([behind] if broke < stopped else [])]
-        yield f"{_were(stopped, len(front.results))} stopped early: {', '.join(reasons)}."
+    yield from _stopped(front)
     yield _work(front)
     if repeats:
         again = (
@@ -63,6 +59,25 @@ def notes(front: Front, space: Space, plan: Plan, why: str, repeats: int, needs_
         names = ", ".join(sorted(uncounted))
         yield f"MACs leave out operators that are not counted: {names}."
     yield from space.notes
+
+
+def _stopped(front: Front) -> Iterator[str]:
+    """Yield how many trials were stopped, why, and how long they took beside those that ran to their end."""
+    stopped = [r for r in front.results if r.status == "stopped"]
+    if not stopped:
+        return
+    broke = sum(BREAKS in r.error for r in stopped)
+    behind = "the front was out of reach" + (f" of {len(stopped) - broke}" if broke else "")
+    reasons = [*([f"{broke} broke a limit"] if broke else []), *([behind] if broke < len(stopped) else [])]
+    yield f"{_were(len(stopped), len(front.results))} stopped early: {', '.join(reasons)}."
+    whole = [r.seconds for r in front.results if r.status == "ok" and not r.recipe.is_baseline]
+    if whole:
+        to_end, short = (_seconds(median(x)) for x in (whole, [r.seconds for r in stopped]))
+        yield f"A trial took {to_end} to its end, and {short} where it was stopped (medians)."
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2g} s" if value < 10 else f"{value:,.0f} s"
 
 
 def _why(front: Front) -> str:

@@ -37,8 +37,8 @@ GLANCE, GLANCE_SHARE = 150, 0.25
 SHORT, FEWEST_STEPS = 0.25, 8
 #: What the reason of a trial that can't keep a limit says.
 BREAKS = "breaks the limit of"
-#: And that of a trial that can't reach the front whatever a cost is that nobody measured.
-BEHIND = "can't reach the front"
+#: The rung of costs that nobody measured, because they are all but sure to be too high.
+AT_LEAST = "at least"
 #: Rounding of a limit that is relative to the baseline's quality must stop nobody.
 _ROUNDING = 1e-9
 
@@ -108,7 +108,8 @@ class Heat:
     measured
         Metric name -> measurement, what is known of the trial so far.
     rungs
-        What it had before its training ("before") and after a short part of it ("short").
+        What it had before its training ("before") and after a short part of it ("short"), and of a cost that was too
+        high to be measured what it is all but sure to be above ("at least").
     look
         The last one at the finished model.
     """
@@ -233,13 +234,21 @@ class Heat:
         if self._race is None or floor is None or not self._falls(name):
             return
         self.measured = dict(measured)
+        if reason := self._too_high(name, floor):
+            self.rungs[AT_LEAST] = {name: floor}
+            raise Stop(f"{name} of {floor:.3g} at least {reason}")
+
+    def _too_high(self, name: str, floor: float) -> str:
+        """Return why a trial is over if a cost is at least this, "" if it isn't."""
+        assert self._race is not None
         if floor > (most := self._race.limits.get(name, (-math.inf, math.inf))[1]):
-            raise Stop(f"{name} of {floor:.3g} at least {BREAKS} {most:.4g}")
-        known = {**{n: m.value for n, m in measured.items()}, name: floor}
+            return f"{BREAKS} {most:.4g}"
+        known = {**{n: m.value for n, m in self.measured.items()}, name: floor}
         if all(o.name in known for o in self._objectives):
             row = [o.loss(known[o.name]) for o in self._objectives]
             if any(all(a <= b for a, b in zip(other, row)) for other in self._front):
-                raise Stop(f"with {name} of {floor:.3g} at least it {BEHIND}")
+                return "can't reach the front"
+        return ""
 
     def _costing(self, costs: Mapping[str, Measurement]) -> None:
         """Take note of exact costs, and of the quality that they ask for."""

@@ -68,7 +68,8 @@ class Result:
         examples run for batch-norm statistics.
     rungs
         What a trial with recovery training had before it ("before") and after a short part of it ("short"): metric ->
-        value, the quality estimated on a few examples.
+        value, the quality estimated on a few examples. And of a cost that was foretold to be too high, so that nobody
+        measured it, what it is all but sure to be above ("at least").
     cache
         How many results for single layers were found ("hits") and how many were computed ("misses").
     """

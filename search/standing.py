@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..evaluators.base import Measurement
 from ..spaces.metric import ACCURACY
 from ..spaces.recipe import BASELINE
-from .racing import BEHIND
+from .racing import AT_LEAST
 from .result import Objective, Result
 
 #: Where no result keeps all limits, those that break them up to so many times as far as the nearest one are near.
@@ -97,11 +97,13 @@ class Standing:
         """Return whether a trial that was stopped might be on the front after all, by the costs and the estimate that
         it was stopped with: under other limits, or with the front that these leave.
         """
-        if result.status != "stopped" or BEHIND in result.error or not self.feasible:
+        if result.status != "stopped" or not self.feasible:
             return False
-        unknown = {o for o in (*self._objectives, self._quality) if o.name not in result.measurements}
+        foretold = {name: Measurement(value) for name, value in result.rungs.get(AT_LEAST, {}).items()}
+        known = {**result.measurements, **foretold}
+        unknown = {o for o in (*self._objectives, self._quality) if o.name not in known}
         hoped = {o.name: Measurement(1.0 if o.name == ACCURACY.name else o.loss(-math.inf)) for o in unknown}
-        result = replace(result, measurements={**result.measurements, **hoped})
+        result = replace(result, measurements={**known, **hoped})
         row = [o.loss(result.value(o.name)) for o in self._objectives]
         behind = any(all(a <= b for a, b in zip(other, row)) for other in self.losses)
         return not behind and all(v <= 0 for v in self._violated(result))

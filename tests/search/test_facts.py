@@ -74,6 +74,16 @@ def test_stopped_trials_are_told_by_their_reasons() -> None:
     assert both in said(front(*base, broke, behind))
 
 
+def test_what_racing_spared_is_told_by_what_trials_took() -> None:
+    """Who wonders whether racing pays sees measured seconds, the original's left out; nothing where none ran on."""
+    long = [result(n, seconds=s) for n, s in ((1, 1000.0), (2, 1400.0), (3, 1200.0))]
+    short = result(4, seconds=0.25, status="stopped")
+    told = "A trial took 1,200 s to its end, and 0.25 s where it was stopped (medians)."
+    assert told in said(front(result(0, seconds=9.0), *long, short))
+    assert not any("to its end" in note for note in said(front(result(0, seconds=9.0), *long)))
+    assert not any("to its end" in note for note in said(front(result(0, seconds=9.0), short)))
+
+
 def test_one_is_singular() -> None:
     """One trial, one proposal and two of them have their verbs."""
     stopped = [result(n, status="stopped") for n in (2, 3)]

@@ -91,10 +91,12 @@ def test_a_trial_that_is_surely_too_slow_is_not_timed(
     known = {"accuracy": Measurement(0.85), "size": Measurement(12.0, "B")}
     if not stopped:
         lane.before("macs", known)
+        assert not lane.rungs  # nothing to be learnt from
         return
-    with pytest.raises(Stop, match="with macs of 5 at least it can't reach the front"):
+    with pytest.raises(Stop, match="macs of 5 at least can't reach the front"):
         lane.before("macs", known)
     assert lane.measured == known
+    assert lane.rungs == {"at least": {"macs": 5.0}}
 
 
 def test_a_floor_beyond_a_limit_stops_a_trial(task: Task, space: Space) -> None:

@@ -68,7 +68,6 @@ def test_the_original_alone_is_no_answer_to_a_limit() -> None:
         ({"accuracy": 0.75, "size": 60}, "accuracy can't become 0.9", False),  # a point of the front is better
         ({"accuracy": 0.85, "size": 150}, "size breaks the limit of 20", False),  # of the new one, too
         ({"size": 60}, "size breaks the limit of 20", True),  # nobody knows how good it would have been
-        ({"size": 60}, "with latency of 3 at least it can't reach the front", False),
         ({"accuracy": 0.95}, "accuracy can't become 1", True),
     ],
 )
@@ -83,6 +82,25 @@ def test_a_stopped_trial_returns_where_its_figures_would_do_now(
     stopped = Result(2, Recipe.of([Step.of("a", "t", n=2)]), measured, "stopped", error)
     assert standing.may_return(stopped) == returns
     assert not standing.may_return(replace(stopped, status="failed"))
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "floor", "most", "returns"),
+    [(0.7, 0.6, 0.5, False), (0.7, 0.6, 0.8, True), (0.85, 0.9, 0.95, False), (0.85, 0.7, 0.95, True)],
+)
+def test_a_trial_that_was_too_slow_to_be_timed_returns_where_it_may_be_fast_enough_now(
+    accuracy: float, floor: float, most: float, returns: bool
+) -> None:
+    """What its latency is all but sure to be above is kept, and judged by today's limits and today's front."""
+    goals = QUALITY, Objective("latency", "minimize")
+    standing = Standing(goals, QUALITY, lambda r: [r.value("latency") - most])
+    for number, right, slow in ((0, 0.9, 1.0), (1, 0.85, 0.8 * most), (2, 0.6, 0.4)):
+        timed = {"accuracy": Measurement(right), "latency": Measurement(slow, "x baseline")}
+        standing.add(replace(result(number, right, 0), measurements=timed))
+    measured = {"accuracy": Measurement(accuracy)}
+    rungs = {"at least": {"latency": floor}}
+    stopped = Result(3, Recipe.of([Step.of("a", "t", n=3)]), measured, "stopped", "too slow", rungs=rungs)
+    assert standing.may_return(Result.from_json(stopped.to_json())) == returns
 
 
 def test_no_accuracy_is_beyond_one() -> None:
