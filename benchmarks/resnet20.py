@@ -84,6 +84,7 @@ def resnet20(
     train: int = 2_560,
     test: int = 0,
     calibration: int = CALIBRATION,
+    skip: int = 0,
 ) -> Task:
     """Return the ResNet-20 as a task.
 
@@ -93,13 +94,15 @@ def resnet20(
         The folder.
     validation, train, test, calibration
         How many images of each split; 0 leaves train or test out.
+    skip
+        So many images for validation are left out, and those after them taken.
     """
     model = ResNet20()
     model.load_state_dict(load_file(data / "resnet20.safetensors"), strict=False)
-    end = TRAINED + VALIDATION
+    first, end = TRAINED + skip, TRAINED + VALIDATION
     return Task(
         model,
-        validation=batches(*images(data, TRAINED, TRAINED + validation), 50),
+        validation=batches(*images(data, first, first + validation), 50),
         test=batches(*images(data, end, end + test), 50) if test else None,
         train=batches(*images(data, 0, train), 32) if train else None,
         calibration=batches(*images(data, TRAINED - calibration, TRAINED), 64),
