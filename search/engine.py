@@ -104,7 +104,7 @@ class Engine:
         self.plan, self.space, self.executor = plan, space, executor
         self.journal, self.store, self.handover = journal, store, handover
         self.sampler, self.watcher, self._clock = sampler, watcher, clock
-        self.standing = Standing(plan.objectives, plan.quality, self._violations)
+        self.standing = Standing(plan.objectives, plan.quality, self._violations, plan.constraints)
         self.stopping = False
         self.repeats = 0
         self._trials: dict[str, _Trial] = {}  # by the recipe's digest, in whatever state

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from ..evaluators.base import Measurement
 from ..spaces.metric import ACCURACY
 from ..spaces.recipe import BASELINE
+from .constraint import Constraint
 from .racing import AT_LEAST
 from .result import Objective, Result
 
@@ -36,6 +37,8 @@ class Standing:
         The task's own metric.
     violated
         Gives a result's violations of the constraints, 0 or less where kept.
+    constraints
+        These, for what is hoped of a metric that wasn't measured.
 
     Attributes
     ----------
@@ -44,9 +47,14 @@ class Standing:
     """
 
     def __init__(
-        self, objectives: Sequence[Objective], quality: Objective, violated: Callable[[Result], Sequence[float]]
+        self,
+        objectives: Sequence[Objective],
+        quality: Objective,
+        violated: Callable[[Result], Sequence[float]],
+        constraints: Sequence[Constraint] = (),
     ) -> None:
         self._objectives, self._quality, self._violated = tuple(objectives), quality, violated
+        self._constraints = tuple(constraints)
         self.results: dict[str, Result] = {}
         self._front: list[_Entry] = []
         self._excess = math.inf
@@ -102,7 +110,9 @@ class Standing:
         foretold = {name: Measurement(value) for name, value in result.rungs.get(AT_LEAST, {}).items()}
         known = {**result.measurements, **foretold}
         unknown = {o for o in (*self._objectives, self._quality) if o.name not in known}
-        hoped = {o.name: Measurement(1.0 if o.name == ACCURACY.name else o.loss(-math.inf)) for o in unknown}
+        limited = [c for c in self._constraints if c.metric not in known]
+        hoped = {c.metric: Measurement(-math.inf if c.sign == "<=" else math.inf) for c in limited}
+        hoped |= {o.name: Measurement(1.0 if o.name == ACCURACY.name else o.loss(-math.inf)) for o in unknown}
         result = replace(result, measurements={**known, **hoped})
         row = [o.loss(result.value(o.name)) for o in self._objectives]
         behind = any(all(a <= b for a, b in zip(other, row)) for other in self.losses)

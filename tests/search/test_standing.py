@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paretopress.evaluators.base import Measurement
+from paretopress.search.constraint import Constraint, violations
 from paretopress.search.pareto import nondominated
 from paretopress.search.result import LEAST, Objective, Result
 from paretopress.search.standing import Standing
@@ -101,6 +102,22 @@ def test_a_trial_that_was_too_slow_to_be_timed_returns_where_it_may_be_fast_enou
     rungs = {"at least": {"latency": floor}}
     stopped = Result(3, Recipe.of([Step.of("a", "t", n=3)]), measured, "stopped", "too slow", rungs=rungs)
     assert standing.may_return(Result.from_json(stopped.to_json())) == returns
+
+
+@pytest.mark.parametrize(("size", "limit", "returns"), [(50, 60, True), (50, 40, False), (20, 40, True)])
+def test_a_limited_metric_that_nobody_measured_keeps_no_trial_away(size: int, limit: int, returns: bool) -> None:
+    """A trial stopped for its size has no latency yet: under a looser limit on the size, it may keep both."""
+    limits = [Constraint.parse(text) for text in (f"size <= {limit} B", "latency <= 0.5x")]
+    timed = {"latency": Measurement(1.0, "x baseline")}
+    base = result(0, 0.9, 100)
+    base = replace(base, measurements={**base.measurements, **timed})
+    standing = Standing(GOALS, QUALITY, lambda r: violations(limits, r, base, QUALITY), limits)
+    small = result(1, 0.6, 10)
+    fast = {"latency": Measurement(0.4, "x baseline")}
+    for r in (base, replace(small, measurements={**small.measurements, **fast})):
+        standing.add(r)
+    recipe, measured = Recipe.of([Step.of("a", "t", n=2)]), {"size": Measurement(size, "B")}
+    assert standing.may_return(Result(2, recipe, measured, "stopped", "size breaks the limit of 15 B")) == returns
 
 
 def test_no_accuracy_is_beyond_one() -> None:
