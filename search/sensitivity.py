@@ -25,6 +25,7 @@ from ..spaces.site import LAYER_KINDS, Site
 from ..spaces.space import Space
 from ..spaces.stage import Stage
 from ..spaces.task import Task
+from .alike import alike
 from .effects import Effect, Request, Survey, Surveyor, Unit
 from .fisher import Fisher, measure_fisher
 from .forecast import foretell, seconds_left
@@ -284,7 +285,7 @@ class Profiler:
             latency = self.layers.table(self.choices, known, lambda share: progress(steps + pairs + timing * share))
         self._spent += time.perf_counter() - start
         return Profile(
-            self.choices,
+            Choices(self.space, alike(self.choices.settings, known)),
             known,
             self.survey.units,
             file_bytes,

@@ -6,6 +6,7 @@ k for the decision's k-th setting (each option's settings in turn).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,6 +44,9 @@ class Choices:
     ----------
     space
         What may vary.
+    alike
+        Place of a decision -> (its count,) the number that is taken for each of its numbers: itself, or another that
+        gives the same model. By default itself.
 
     Attributes
     ----------
@@ -52,8 +56,8 @@ class Choices:
         (decisions,) how many numbers each decision may take, none included.
     """
 
-    def __init__(self, space: Space) -> None:
-        self.space = space
+    def __init__(self, space: Space, alike: Mapping[int, npt.NDArray[np.int64]] | None = None) -> None:
+        self.space, self.alike = space, alike or {}
         self.decisions: tuple[Decision, ...] = space.decisions
         self.settings: tuple[tuple[Setting, ...], ...] = tuple(
             tuple(Setting(o.technique, tuple(params.items())) for o in d.options for params in o.settings())
@@ -79,7 +83,7 @@ class Choices:
         return [[setting.step(d.site) for setting in settings] for d, settings in zip(self.decisions, self.settings)]
 
     def genome(self, recipe: Recipe) -> Genomes:
-        """Return the genome (decisions,) of a recipe.
+        """Return the genome (decisions,) of a recipe, which several may share: see ``alike``.
 
         Raises
         ------
@@ -92,9 +96,15 @@ class Choices:
             if found is not None:
                 genome[found[0]] = found[1]
         known = np.count_nonzero(genome) == len(recipe.steps)
-        if not known or not np.array_equal(self.legal(genome[None])[0], genome):
+        if not known or not np.array_equal(self._stacked(genome[None])[0], genome):
             self.space.encode(recipe)  # says what is wrong
-        return genome
+        return self._merged(genome[None])[0]
+
+    @cached_property
+    def doubles(self) -> npt.NDArray[np.bool_]:
+        """(all numbers, decision by decision) which aren't taken, as another gives the same model."""
+        own = [np.arange(count) for count in self.counts]
+        return np.concatenate([self.alike.get(place, numbers) != numbers for place, numbers in enumerate(own)])
 
     @cached_property
     def _at(self) -> dict[str, list[int]]:
@@ -138,10 +148,20 @@ class Choices:
         return tuple(found)
 
     def legal(self, genomes: Genomes) -> Genomes:
-        """Return genomes (n, decisions) without the settings that an earlier decision makes illegal or void.
+        """Return genomes (n, decisions) without the settings that an earlier decision makes illegal or void, and with
+        one for all that are alike.
 
-        So every recipe has one genome.
+        So every model has one genome.
         """
+        return self._stacked(self._merged(genomes))
+
+    def _merged(self, genomes: Genomes) -> Genomes:
+        rows = genomes.copy()
+        for place, numbers in self.alike.items():
+            rows[:, place] = numbers[rows[:, place]]
+        return rows
+
+    def _stacked(self, genomes: Genomes) -> Genomes:
         rows = genomes.copy()
         for place, within in self.inside:
             removed = np.flatnonzero(rows[:, place])
