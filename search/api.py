@@ -31,7 +31,7 @@ from .folder import NO_RUN, Existing, Retry
 from .front import Front
 from .handover import Handover
 from .journal import Journal, Storage
-from .latency_choice import wants_integers
+from .latency_choice import integers_missing, wants_integers
 from .plan import Plan, make_plan
 from .preparation import make_sampler
 from .progress import Progress
@@ -165,7 +165,7 @@ def search(
         if done is not None:
             watcher.say(ALL_DONE.format(len(done.results), plan.budget.trials))
             return done
-        _begin(plan, task, watcher)
+        _begin(plan, task, space, watcher)
         with clock("baseline"):
             _check_deployed(bench, plan)
             first = _baseline(bench, journal, seed)
@@ -268,7 +268,7 @@ def _doubted(test: Batches | None) -> str:
     return ""
 
 
-def _begin(plan: Plan, task: Task, watcher: Progress) -> None:
+def _begin(plan: Plan, task: Task, space: Space, watcher: Progress) -> None:
     """Say what happens first, which takes a while, unless it is known to fail: raises as `check_executor` and
     `_doubted` do.
     """
@@ -278,6 +278,7 @@ def _begin(plan: Plan, task: Task, watcher: Progress) -> None:
     else:
         watcher.say(f"measuring the original model, then {starting_ray(plan.resources)}")
     watcher.say(cache_problem())
+    watcher.say(integers_missing(space, plan.metrics))
     watcher.say(_doubted(task.test))
 
 

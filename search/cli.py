@@ -25,7 +25,7 @@ from .folder import JOURNAL, Existing, Retry, check, check_place
 from .front import Front
 from .journal import read
 from .kept_settings import read_kept, save
-from .latency_choice import timed_metric
+from .latency_choice import integers_missing, timed_metric
 from .plan import make_plan
 from .profile_run import measure
 from .profile_table import narrowed, profile_lines
@@ -222,7 +222,8 @@ def _run(
     space = chosen.build_space(task)
     _out.print(f"{task.name}: {space!r}", soft_wrap=True)
     if dry_run:
-        for line in (*plan.lines(), *(f"note: {note}" for note in space.notes)):
+        missing = integers_missing(space, plan.metrics)
+        for line in (*plan.lines(), *(f"note: {note}" for note in (*space.notes, missing) if note)):
             _out.print(line, soft_wrap=True, markup=False)
         return
     about = {"command": _command(), "config": chosen.model_dump(mode="json")}

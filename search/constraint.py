@@ -267,8 +267,9 @@ def _nonsense_of_loss(constraint: Constraint, quality: Objective) -> tuple[str, 
         return f"a {better} {name} is better, so a limit is on its {right}", f"Write '{name} {right} <= ...'."
     if constraint.sign != "<=" or limit < 0:
         return f"a {word} is limited from above, by 0 or more", f"For a better {name}, limit {name} itself."
-    if name == ACCURACY.name and limit > 1:
-        return "an accuracy is at most 1", f"Did you mean '{name} {word} <= {limit:g}%'?"
+    if name == ACCURACY.name and limit >= 1:
+        meant = f"Did you mean '{name} {word} <= {limit:g}%'?" if constraint.unit != "%" else "Leave it out."
+        return "no accuracy drops by more than 1, so this limits nothing", meant
     return "", ""
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from ..evaluators.base import Evaluator
 from ..evaluators.latency import Latency
+from ..spaces.automatic import ASKED_FOR, DEPLOYED
+from ..spaces.space import Space
 from .effects import Survey
 from .latency_source import LatencySource
 from .layer_latency import LayerLatency
@@ -25,6 +27,18 @@ def source_of(survey: Survey, metric: Latency, folder: Path | None = None) -> La
     from .deploy.layer_latency import DeployedLatency  # noqa: PLC0415 - the exporter takes seconds to import
 
     return DeployedLatency(survey, metric, folder)
+
+
+def integers_missing(space: Space, metrics: Iterable[Evaluator]) -> str:
+    """Return a sentence where layers that run on integers would be worth a try but aren't in the space, or ""."""
+    offered = {option.technique for decision in space.decisions for option in decision.options}
+    missing = sorted(ASKED_FOR - offered)
+    if not missing or not wants_integers(metrics):
+        return ""
+    return (
+        f"the space is without {', '.join(missing)}, whose layers run on integers where the model is deployed; the "
+        f"preset {DEPLOYED!r} has all techniques"
+    )
 
 
 def wants_integers(metrics: Iterable[Evaluator]) -> bool:

@@ -98,7 +98,8 @@ class Choices:
         known = np.count_nonzero(genome) == len(recipe.steps)
         if not known or not np.array_equal(self._stacked(genome[None])[0], genome):
             self.space.encode(recipe)  # says what is wrong
-        return self._merged(genome[None])[0]
+        merged: Genomes = self._merged(genome[None])[0]
+        return merged
 
     @cached_property
     def doubles(self) -> npt.NDArray[np.bool_]:

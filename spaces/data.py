@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import DataError
 from .seeding import seeded
@@ -71,8 +71,8 @@ class Batches:
     Raises
     ------
     DataError
-        If the source can be iterated only once; on iteration, if it can't be iterated at all, a batch isn't
-        (input, target), or there is none.
+        If the source can be iterated only once, or is a model; on iteration, if it can't be iterated at all, a batch
+        isn't (input, target), or there is none.
     """
 
     def __init__(self, source: Source, split: str, *, keep: bool) -> None:
@@ -80,6 +80,11 @@ class Batches:
             raise DataError(
                 f"{split} data: a {type(source).__name__} can be iterated once only, but a search reads it "
                 "many times. Give a DataLoader, a list, or a function that returns a fresh iterator."
+            )
+        if isinstance(source, nn.Module):
+            raise DataError(
+                f"{split} data: is a model ({type(source).__name__}). The model comes first, then the data: "
+                "Task(model, validation=...)."
             )
         self.source, self.split, self.keep = source, split, keep
         self._kept: list[Batch] | None = None

@@ -109,15 +109,18 @@ def _integers(task: Task, original: Session, inputs: tuple[Tensor, ...]) -> Find
     if not layers:
         return Finding("it runs on 8-bit integers", "no", ("no layer of it supports int8",))
     session, parity = found[min(found)]
-    ratios = [1 / compare(session, original, batch, SECONDS).ratio for batch in BATCHES]
-    speeds = ", ".join(f"{ratio:.2f}x at batch {batch}" for ratio, batch in zip(ratios, BATCHES))
-    details = [f"{layers} layers; speed beside the original on one thread of this machine: {speeds}", str(parity)]
+    ratios = [compare(session, original, batch, SECONDS).ratio for batch in BATCHES]
+    times = ", ".join(f"{ratio:.2f}x at batch {batch}" for ratio, batch in zip(ratios, BATCHES))
+    details = [
+        f"{layers} layers; latency as a multiple of the original's, one thread of this machine: {times}",
+        str(parity),
+    ]
     if len(found) > 1:
         details.append(
             f"with 8-bit weights the same class for only {found[8][1].agreement:.2%}: this processor adds products of "
             f"bytes in 16 bits. Give int8 at most {SAFE_BITS} bits: techniques: {{int8: {{bits: [7, 6, 4]}}}}"
         )
-    return Finding("it runs on 8-bit integers", "yes" if max(ratios) > 1 else "partly", tuple(details))
+    return Finding("it runs on 8-bit integers", "yes" if min(ratios) < 1 else "partly", tuple(details))
 
 
 def _widths() -> Finding:

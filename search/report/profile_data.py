@@ -22,6 +22,8 @@ _STYLES = ("page.css", "profile.css")
 _SCRIPTS = ("base.js", "profile.js")  # one script: they share its scope
 #: Rows of the rankings.
 _RANKED = 8
+#: A smaller share of the time is none: what is left of a difference of sums.
+_SEEN = 0.0005
 
 
 def write_profile(profile: Profile, check: Check | None, name: str, command: str, folder: Path) -> Path:
@@ -101,7 +103,7 @@ def _latency(profile: Profile) -> dict[str, Any] | None:
     return {
         "summary": table.summary,
         "milliseconds": f"{table.milliseconds:.3g}",
-        "fixed": share(table.fixed),
+        "fixed": share(table.fixed if table.fixed >= _SEEN else 0.0),
         "slowest": [{"path": path or "the model itself", "share": share(part)} for path, part in slowest],
         "recipes": [{"predicted": f"{p:.3f}", "measured": f"{m:.3f}"} for p, m in table.checked],
     }

@@ -46,7 +46,7 @@ def test_what_is_alike_gives_the_same_outputs(task: Task, profile: Profile) -> N
 
 
 def test_groups_as_long_as_a_row_are_the_row(profile: Profile) -> None:
-    """Of nine weights a row, any group is the row: one setting is left of four, and none of what differs is given up."""
+    """Of nine weights a row, any group is the row: one setting is left of four. What differs stays."""
     choices = profile.choices
     place = next(i for i, d in enumerate(choices.decisions) if d.site == "conv1" and d.stage is Stage.NUMERIC)
     numbers = {

@@ -141,6 +141,8 @@ def test_the_part_that_is_not_understood_is_shown(text: str, part: str) -> None:
         ("size >= 3 MB", "a smaller size is better, so it is limited by <="),
         ("accuracy <= 0.9", "a larger accuracy is better, so it is limited by >=. Write 'accuracy >= ...', or"),
         ("accuracy >= 98", "an accuracy is at most 1. Did you mean 'accuracy >= 98%'?"),
+        ("accuracy drop <= 1", "limits nothing. Did you mean 'accuracy drop <= 1%'?"),
+        ("accuracy drop <= 100%", "limits nothing. Leave it out."),
         ("accuracy >= 1.2", "an accuracy is at most 1. E.g. 'accuracy >= 0.95'."),
         ("size <= 0.1", "less than one byte. Did you mean 'size <= 0.1x'"),
         ("macs <= 0.5", "less than one MAC. Did you mean 'macs <= 0.5x'"),

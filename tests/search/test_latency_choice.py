@@ -12,8 +12,9 @@ from paretopress.evaluators.base import Evaluator, evaluator
 from paretopress.evaluators.latency import Latency
 from paretopress.search.deploy.layer_latency import DeployedLatency
 from paretopress.search.effects import Survey
-from paretopress.search.latency_choice import source_of, timed_metric, wants_integers
+from paretopress.search.latency_choice import integers_missing, source_of, timed_metric, wants_integers
 from paretopress.search.layer_latency import LayerLatency
+from paretopress.spaces.space import Space
 from paretopress.spaces.task import Task
 
 PHONE = Latency(device="./phone.sh {model} {baseline}", name="phone")
@@ -40,3 +41,12 @@ def test_layers_are_timed_where_the_metric_times_models(runtime: str, kind: type
 def test_integer_kernels_are_wanted_where_deployed_files_are_timed(metrics: list[Evaluator], wanted: bool) -> None:
     """Nothing else gains from them, and trials are few."""
     assert wants_integers(metrics) is wanted
+
+
+def test_a_space_that_leaves_out_integer_kernels_is_told_where_they_pay() -> None:
+    """Whoever asks for a latency and names a space of their own learns what isn't searched, and only then."""
+    task = Task(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), [(torch.randn(2, 4), torch.zeros(2, dtype=torch.long))])
+    full, deployed = Space.from_task(task), Space.from_task(task, "deployed")
+    assert "the space is without int8" in integers_missing(full, [Latency()])
+    assert not integers_missing(full, [evaluator("size")])
+    assert not integers_missing(deployed, [Latency()])

@@ -240,7 +240,7 @@ def test_constraints_are_kept_or_the_nearest_points_are_shown(
     front = run(task, space, tmp_path / "a", budget=12, constraints=[f"size <= {limit}"])
     assert front.feasible
     assert all(p.result.value("size") <= limit for p in front)
-    limits = ["size <= 100", "accuracy drop <= 1"]
+    limits = ["size <= 100", "accuracy drop <= 90%"]
     hopeless = run(task, space, tmp_path / "b", budget=8, constraints=limits, progress=True)
     assert not hopeless.feasible
     assert len(hopeless) >= 1

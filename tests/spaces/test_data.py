@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from paretopress.spaces import data
@@ -126,6 +127,12 @@ def test_loader_that_is_also_callable_is_iterated() -> None:
             raise AssertionError("the loader was called")
 
     assert targets(Batches(Loader(1), "train", keep=False)) == [0, 0]
+
+
+def test_a_model_in_the_place_of_data_is_named() -> None:
+    """Model and data in the wrong order give a sentence, not an error from within the model."""
+    with pytest.raises(DataError, match="validation data: is a model .Linear.. The model comes first"):
+        Batches(nn.Linear(2, 2), "validation", keep=True)
 
 
 @pytest.mark.parametrize("keep", [True, False])

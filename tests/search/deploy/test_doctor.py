@@ -27,7 +27,7 @@ def test_small_network_can_be_all_of_it(task: Task) -> None:
     assert [f.verdict for f in found.values()][:2] == ["yes", "yes"]
     integers = found["it runs on 8-bit integers"]
     assert integers.verdict in ("yes", "partly")
-    assert integers.details[0].startswith("3 layers; speed beside the original")
+    assert integers.details[0].startswith("3 layers; latency as a multiple of the original")
 
 
 def test_layer_that_cannot_be_exported_is_named() -> None:
