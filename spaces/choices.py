@@ -157,10 +157,17 @@ class Choices:
         return self._stacked(self._merged(genomes))
 
     def _merged(self, genomes: Genomes) -> Genomes:
+        places, first, table = self._tables
         rows = genomes.copy()
-        for place, numbers in self.alike.items():
-            rows[:, place] = numbers[rows[:, place]]
+        rows[:, places] = table[first + rows[:, places]]
         return rows
+
+    @cached_property
+    def _tables(self) -> tuple[Genomes, Genomes, Genomes]:
+        """Places with settings that are alike, where the numbers of each begin in a table, and the table."""
+        tables = [np.zeros(0, dtype=np.int64), *self.alike.values()]
+        ends = np.cumsum([len(table) for table in tables])
+        return np.array(list(self.alike), dtype=np.int64), ends[:-1], np.concatenate(tables)
 
     def _stacked(self, genomes: Genomes) -> Genomes:
         rows = genomes.copy()
