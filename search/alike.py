@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from ..spaces.choices import Setting
+from ..spaces.choices import Choices, Genomes, Setting
 from .effects import Effect
 
 
 def alike(
     settings: Sequence[Sequence[Setting]], effects: Sequence[Sequence[Effect]]
 ) -> dict[int, npt.NDArray[np.int64]]:
-    """Return which settings stand for others: those of one technique that leave the same of every layer, and whose
-    damage is the same to the last bit.
+    """Return which settings do what an earlier one does: those of one technique that leave the same of every layer, and
+    whose damage is the same to the last bit. A trial of another would only show what is known.
 
-    A trial of another would only show what is known. Of each such group the one whose name takes the fewest bytes in
-    the file stands for all. (After other steps, two criteria may disagree again; so small a difference is given up.)
+    After other steps two criteria may disagree again, and that is not foreseen.
 
     Parameters
     ----------
@@ -33,15 +33,36 @@ def alike(
     """
     found = {}
     for place, (own, done) in enumerate(zip(settings, effects)):
-        groups: dict[object, list[int]] = {}
+        first: dict[object, int] = {}
+        stands = np.arange(len(own) + 1)
         for number, (setting, effect) in enumerate(zip(own, done), 1):
             if effect.error or not 0 < effect.damage < math.inf:  # what does no damage may differ all the same
                 continue
             left = (setting.technique, effect.damage, effect.change, effect.work, tuple(sorted(effect.shares.items())))
-            groups.setdefault(left, []).append(number)
-        stands = np.arange(len(own) + 1)
-        for numbers in groups.values():
-            stands[numbers] = max(numbers, key=lambda number: done[number - 1].saved)
+            stands[number] = first.setdefault(left, number)
         if (stands != np.arange(len(stands))).any():
             found[place] = stands
     return found
+
+
+class Models:
+    """Counts models under whatever name they have.
+
+    Parameters
+    ----------
+    choices
+        Knows which settings are alike.
+    """
+
+    def __init__(self, choices: Choices) -> None:
+        self.choices = choices
+        self._counts: Counter[bytes] = Counter()
+
+    def count(self, genome: npt.NDArray[np.int64], change: int) -> None:
+        """Count the model of a genome (decisions,) so many times more."""
+        self._counts[self.choices.merged(genome[None]).tobytes()] += change
+
+    def new(self, rows: Genomes) -> Genomes:
+        """Return those of rows (n, decisions) whose models aren't counted, each model once."""
+        named = {row.tobytes(): i for i, row in enumerate(self.choices.merged(rows))}
+        return rows[[i for key, i in named.items() if not self._counts[key]]]

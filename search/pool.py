@@ -65,12 +65,8 @@ class Pool:
             del self._rows[old]
         self.genomes = np.stack(list(self._rows.values()))
 
-    @property
-    def _never(self) -> npt.NDArray[np.bool_]:
-        return self.surrogate.impossible | self.choices.doubles
-
     def _damages(self, refused: npt.NDArray[np.bool_]) -> Values:
-        return np.where(self._never | refused, np.inf, self.surrogate.damages())
+        return np.where(self.surrogate.impossible | refused, np.inf, self.surrogate.damages())
 
     def solve(self, count: int, refused: npt.NDArray[np.bool_], random: np.random.Generator) -> None:
         """Add points, with the training that gives most back and the coder on.
@@ -105,7 +101,7 @@ class Pool:
         prices = np.zeros((1, len(self.costs.metrics)))
         place = self.costs.metrics.index(metric)
         prices[0, place] = 1 / self._whole[place]
-        return self.descent.solve(np.where(self._never, np.inf, 0.0), prices, start)
+        return self.descent.solve(np.where(self.surrogate.impossible, np.inf, 0.0), prices, start)
 
     def solve_exactly(
         self, limits: Mapping[str, float], refused: npt.NDArray[np.bool_], random: np.random.Generator

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it has no types
 
 from ..spaces.choices import Genomes
+from .alike import Models
 from .costs import PREDICTED, SIZE, Fitted
 from .failures import Failures
 from .goals import Goals
@@ -80,6 +81,7 @@ class Proposer:
         self.told: dict[bytes, Told] = {}
         self._passed: dict[bytes, tuple[npt.NDArray[np.int64], float]] = {}
         self.pending: dict[bytes, npt.NDArray[np.int64]] = {}
+        self._models = Models(self.choices)  # told or running
         unknown = {m: b for m, b in goals.base.items() if m not in PREDICTED}
         # What is fitted looks at all that is predicted; where no predicted cost counts, that is what prices are for.
         self.costs = QuickCosts(profile, None if unknown or not goals.base else goals.base.keys())
@@ -135,6 +137,7 @@ class Proposer:
         violated, usable = self._limits.tell(lost, values), usable and bool(np.isfinite(point).all())
         trial = Told(genome, lost, values, point, violated, usable)
         again = self.told.pop(key, None)
+        self._models.count(genome, again is None)
         self.told[key] = trial
         if again is not None and again.usable:  # it may have been on the front, and others behind it
             self._enter([t for t in self.told.values() if t.usable], fresh=True)
@@ -170,13 +173,21 @@ class Proposer:
 
     def _remove(self, key: bytes) -> None:
         """Take a genome from what is running."""
-        if self.pending.pop(key, None) is not None and self._imagined is not None and self._imagined.holds(key):
-            self._imagined = None
+        genome = self.pending.pop(key, None)
+        if genome is not None:
+            self._models.count(genome, -1)
+            if self._imagined is not None and self._imagined.holds(key):
+                self._imagined = None
         self._foretold.pop(key, None)
+
+    def _run(self, genome: npt.NDArray[np.int64]) -> None:
+        """Put a genome to what is running."""
+        self._models.count(genome, genome.tobytes() not in self.pending)
+        self.pending[genome.tobytes()] = genome
 
     def expect(self, genome: npt.NDArray[np.int64]) -> None:
         """Take note that a genome is running that wasn't asked for."""
-        self.pending[genome.tobytes()] = genome
+        self._run(genome)
         self._imagined = self._weighed = None
 
     # --- asking --------------------------------------------------------------------------------------------
@@ -189,11 +200,11 @@ class Proposer:
             row = min(1 + len(self.pending) // _MANY + len(self.told) // _OLD, _IN_A_ROW)
             if self._weighed is None or self._row >= row or not len(self._weighed.genomes) or self._due():
                 self._prepare()
-                candidates = self._new(self.pool.candidates(self._parents(), _WEIGHED, self.random))
+                candidates = self._models.new(self.pool.candidates(self._parents(), _WEIGHED, self.random))
                 self._weighed, self._row = self._weigh(candidates) if len(candidates) else None, 0
             chosen = self._take(self._weighed) if self._weighed is not None else self._anything()
             chosen = chosen.copy()  # a view would keep all that it was chosen from in memory
-            self.pending[chosen.tobytes()] = chosen
+            self._run(chosen)
             self._imagine(chosen)
         return chosen
 
@@ -263,15 +274,10 @@ class Proposer:
             self.told[key] = replace(trial, point=point)
         self._enter([t for t in self.told.values() if t.usable], fresh=True)
 
-    def _new(self, rows: Genomes) -> Genomes:
-        """Return those rows (n, decisions) that are neither known nor running, each once."""
-        named = {row.tobytes(): i for i, row in enumerate(rows)}
-        return rows[[i for key, i in named.items() if key not in self.told and key not in self.pending]]
-
     def _anything(self) -> npt.NDArray[np.int64]:
         """Return a random genome, a new one if one of a few is."""
         drawn = self.choices.legal(self.random.integers(self.choices.counts, size=(_DRAWN, len(self.choices))))
-        row: npt.NDArray[np.int64] = next(iter(self._new(drawn)), drawn[0])
+        row: npt.NDArray[np.int64] = next(iter(self._models.new(drawn)), drawn[0])
         return row
 
     # --- weighing ------------------------------------------------------------------------------------------

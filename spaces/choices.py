@@ -45,8 +45,8 @@ class Choices:
     space
         What may vary.
     alike
-        Place of a decision -> (its count,) the number that is taken for each of its numbers: itself, or another that
-        gives the same model. By default itself.
+        Place of a decision -> (its count,) for each of its numbers one of those that give the same model; without an
+        entry they all differ.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Choices:
         return [[setting.step(d.site) for setting in settings] for d, settings in zip(self.decisions, self.settings)]
 
     def genome(self, recipe: Recipe) -> Genomes:
-        """Return the genome (decisions,) of a recipe, which several may share: see ``alike``.
+        """Return the genome (decisions,) of a recipe.
 
         Raises
         ------
@@ -96,16 +96,9 @@ class Choices:
             if found is not None:
                 genome[found[0]] = found[1]
         known = np.count_nonzero(genome) == len(recipe.steps)
-        if not known or not np.array_equal(self._stacked(genome[None])[0], genome):
+        if not known or not np.array_equal(self.legal(genome[None])[0], genome):
             self.space.encode(recipe)  # says what is wrong
-        merged: Genomes = self._merged(genome[None])[0]
-        return merged
-
-    @cached_property
-    def doubles(self) -> npt.NDArray[np.bool_]:
-        """(all numbers, decision by decision) which aren't taken, as another gives the same model."""
-        own = [np.arange(count) for count in self.counts]
-        return np.concatenate([self.alike.get(place, numbers) != numbers for place, numbers in enumerate(own)])
+        return genome
 
     @cached_property
     def _at(self) -> dict[str, list[int]]:
@@ -149,14 +142,21 @@ class Choices:
         return tuple(found)
 
     def legal(self, genomes: Genomes) -> Genomes:
-        """Return genomes (n, decisions) without the settings that an earlier decision makes illegal or void, and with
-        one for all that are alike.
+        """Return genomes (n, decisions) without the settings that an earlier decision makes illegal or void.
 
-        So every model has one genome.
+        So every recipe has one genome.
         """
-        return self._stacked(self._merged(genomes))
+        rows = genomes.copy()
+        for place, within in self.inside:
+            removed = np.flatnonzero(rows[:, place])
+            if len(removed):
+                rows[removed[:, None], within] = 0
+        for i, j, table in self.conflicts:
+            rows[table[rows[:, i], rows[:, j]], j] = 0
+        return rows
 
-    def _merged(self, genomes: Genomes) -> Genomes:
+    def merged(self, genomes: Genomes) -> Genomes:
+        """Return genomes (n, decisions) with one number for all that are alike: the same row is the same model."""
         places, first, table = self._tables
         rows = genomes.copy()
         rows[:, places] = table[first + rows[:, places]]
@@ -168,16 +168,6 @@ class Choices:
         tables = [np.zeros(0, dtype=np.int64), *self.alike.values()]
         ends = np.cumsum([len(table) for table in tables])
         return np.array(list(self.alike), dtype=np.int64), ends[:-1], np.concatenate(tables)
-
-    def _stacked(self, genomes: Genomes) -> Genomes:
-        rows = genomes.copy()
-        for place, within in self.inside:
-            removed = np.flatnonzero(rows[:, place])
-            if len(removed):
-                rows[removed[:, None], within] = 0
-        for i, j, table in self.conflicts:
-            rows[table[rows[:, i], rows[:, j]], j] = 0
-        return rows
 
     def flat(self, genome: Genomes) -> dict[str, Scalar]:
         """Return the point of the space's flat box that a genome stands for; parameters without effect are left out."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from itertools import count
 
 import numpy as np
@@ -76,21 +75,6 @@ def test_points_are_distinct_and_the_latest_stay() -> None:
     assert {row.tobytes() for row in made.genomes} == kept
     made._add(np.zeros((1, len(made.choices)), dtype=np.int64))
     assert not made.genomes[-1].any()
-
-
-def test_what_another_stands_for_is_never_taken() -> None:
-    """Of settings that give the same model one is solved for and changed to, however much better the others look."""
-    choices, random = PROFILE.choices, np.random.default_rng(0)
-    merged = Choices(choices.space, {0: np.array([0, 1, 2, 4, 4, 4, 6])})
-    effects = [list(own) for own in PROFILE.effects]
-    effects[0][2] = replace(effects[0][2], damage=0.0)  # number 3
-    made_of = replace(PROFILE, choices=merged, effects=tuple(map(tuple, effects)))
-    made = Pool(QuickCosts(made_of), Surrogate(made_of, 1.0, 0.01), BYTES)
-    made.solve(300, none_refused(made), random)
-    made.solve_exactly({}, none_refused(made), random)
-    found = np.vstack([made.genomes, made.candidates(made.genomes, 300, random), made.cheapest("size")])
-    assert set(found[:, 0]) <= {0, 1, 2, 4, 6}
-    assert 4 in found[:, 0]
 
 
 def test_points_are_a_front() -> None:

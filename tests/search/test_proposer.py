@@ -263,6 +263,23 @@ def test_small_space_is_exhausted_and_then_repeated() -> None:
     assert set(found[6:]) <= set(range(6))
 
 
+def test_of_settings_that_are_alike_one_is_proposed() -> None:
+    """A model that was told or is running isn't proposed under another name; one that was forgotten may be."""
+    sites = [Site("a.one", "linear", ("a.one",))]
+    space = Space(sites, [Decision("a.one", Stage.NUMERIC, (option("integer", BITS),))])
+    alike = np.array([0, 1, 1, 3, 3, 5])
+    place = next(i for i, d in enumerate(PROFILE.choices.decisions) if d.name == "a.one/numeric")
+    profile = Profile(Choices(space, {0: alike}), (PROFILE.effects[place],), {"a.one": PROFILE.units["a.one"]}, 50_000)
+    for seed in range(5):
+        proposer = Proposer(profile, Goals({"size": 5e4}, {"size": 5.5e4}, SPAN, 2 * SPAN, 0.005), seed)
+        first, second = proposer.ask(), proposer.ask()
+        proposer.tell(first, 0.01 * first[0], {"size": 5e4})
+        third, fourth = proposer.ask(), proposer.ask()
+        assert sorted(alike[[first[0], second[0], third[0], fourth[0]]]) == [0, 1, 3, 5]
+        proposer.forget(third)
+        assert alike[proposer.ask()[0]] == alike[third[0]]
+
+
 def test_better_than_the_original_counts_once_luck_is_known() -> None:
     """A model that beats the original is no better than it in the first trials, of which the best are the luckiest;
     then it is, and what was tried before is seen with other eyes.

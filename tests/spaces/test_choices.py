@@ -116,21 +116,17 @@ def test_every_recipe_has_one_genome(model: str, seed: int) -> None:
         assert np.array_equal(choices.genome(choices.recipe(genome)), genome)
 
 
-@settings(deadline=None, max_examples=15)
-@given(seed=st.integers(0, 2**32))
-def test_recipes_of_one_model_share_a_genome(seed: int) -> None:
-    """What stands for others is all that a genome holds, recipes of the others are still known, and legal ones only."""
+def test_merged_rows_are_one_model() -> None:
+    """Numbers that are alike become one, at their own decision only, and nothing else changes."""
     plain = nested()
-    place, count = next((i, int(n)) for i, n in enumerate(plain.counts) if n > 2)
-    merged = Choices(plain.space, {place: np.array([0, *[count - 1] * (count - 1)])})
-    assert np.flatnonzero(merged.doubles).tolist() == [int(plain.counts[:place].sum()) + k for k in range(1, count - 1)]
-    for genome in plain.legal(drawn(plain, seed)):
-        shared = merged.genome(plain.recipe(genome))
-        assert shared[place] == (count - 1 if genome[place] else 0)
-        assert np.array_equal(np.delete(shared, place), np.delete(genome, place))
-        assert np.array_equal(merged.legal(genome[None])[0], shared)
-    with pytest.raises(SettingError):
-        merged.genome(Recipe.of([Step.of("block:a", "channels", ratio=0.3)]))
+    places = [i for i, count in enumerate(plain.counts) if count > 2][:2]
+    merged = Choices(plain.space, {i: np.minimum(np.arange(plain.counts[i]), 1) for i in places})
+    rows = plain.legal(drawn(plain, 0))
+    found = merged.merged(rows)
+    assert np.array_equal(found[:, places], np.minimum(rows[:, places], 1))
+    assert np.array_equal(np.delete(found, places, 1), np.delete(rows, places, 1))
+    assert np.array_equal(plain.merged(rows), rows)
+    assert (rows[:, places] > 1).any()
 
 
 @pytest.mark.parametrize("model", [*MODELS, "nested"])
