@@ -8,6 +8,7 @@ from pathlib import Path
 from ..evaluators.base import Evaluator
 from ..evaluators.latency import Latency
 from ..spaces.automatic import ASKED_FOR, DEPLOYED
+from ..spaces.catalogue import technique
 from ..spaces.space import Space
 from .effects import Survey
 from .latency_source import LatencySource
@@ -32,7 +33,8 @@ def source_of(survey: Survey, metric: Latency, folder: Path | None = None) -> La
 def integers_missing(space: Space, metrics: Iterable[Evaluator]) -> str:
     """Return a sentence where layers that run on integers would be worth a try but aren't in the space, or ""."""
     offered = {option.technique for decision in space.decisions for option in decision.options}
-    missing = sorted(ASKED_FOR - offered)
+    sites = space.sites.values()
+    missing = [n for n in sorted(ASKED_FOR - offered) if any(technique(n).supports(site) for site in sites)]
     if not missing or not wants_integers(metrics):
         return ""
     return (

@@ -50,3 +50,6 @@ def test_a_space_that_leaves_out_integer_kernels_is_told_where_they_pay() -> Non
     assert "the space is without int8" in integers_missing(full, [Latency()])
     assert not integers_missing(full, [evaluator("size")])
     assert not integers_missing(deployed, [Latency()])
+    words = [(torch.randint(0, 9, (2, 4)), torch.zeros(2, dtype=torch.long))]
+    lookup = Space.from_task(Task(nn.EmbeddingBag(9, 3), words), "deployed")
+    assert not integers_missing(lookup, [Latency()])  # no layer of it runs on integers
