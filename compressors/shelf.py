@@ -56,7 +56,7 @@ class Shelf:
         return data
 
     def write(self, key: str, data: bytes) -> None:
-        """Store bytes; a reader sees all of them or none. After a failure nothing more is written."""
+        """Store bytes; a reader sees all of them or none. After a failure of the disk nothing more is written."""
         if not self._writable or len(data) > self.bound * (1 - KEPT):
             return
         path = self.path(key)
@@ -73,8 +73,9 @@ class Shelf:
             os.replace(unfinished, path)
             if self._count(len(data)) > self.bound:
                 self._sweep()
-        except OSError:
-            self._writable = False
+        except OSError as error:
+            # A process that wrote meanwhile may have taken it for the oldest and swept it away: no more is lost.
+            self._writable = isinstance(error, FileNotFoundError)
             with suppress(OSError):
                 os.unlink(unfinished)
 

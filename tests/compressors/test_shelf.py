@@ -140,6 +140,27 @@ print(shelf._writable)
     assert held(tmp_path) <= (1 << 17) + 2 * BLOCK
 
 
+def test_a_writer_that_others_sweep_past_writes_on(tmp_path: Path) -> None:
+    """A process that had to wait in the middle of a write loses that file at most, not the cache."""
+    slow, quick = Shelf(tmp_path, 8 * BLOCK), Shelf(tmp_path, 8 * BLOCK)
+    replace = os.replace
+
+    def wait(source: str, target: str) -> None:
+        os.utime(source, (0, 0))  # written long before what follows
+        with mock.patch("os.replace", replace):
+            for number in range(9):
+                quick.write(key(number), bytes(BLOCK))
+        replace(source, target)
+
+    with mock.patch("os.replace", side_effect=wait) as waited:
+        slow.write(key(100), b"late")
+    assert waited.call_count == 1
+    assert slow.read(key(100)) is None
+    slow.write(key(101), b"next")
+    assert slow.read(key(101)) == b"next"
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
 def test_unfinished_files_of_others_are_in_nobodys_way(tmp_path: Path) -> None:
     """What a process of the same number left behind, as in another container, is neither replaced nor removed."""
     shelf = Shelf(tmp_path, 1 << 20)
