@@ -63,7 +63,9 @@ def test_the_yaml_example_searches_latency_under_its_constraint(tmp_path: Path) 
     task = config.build_task()
     space = config.build_space(task)
     assert {"integer", "channels", "entropy", "distillation", "svd"} <= set(space.techniques)
-    narrow = space.without("<model>", techniques=["distillation"])
+    # The layers are timed first, in files of every shape and of many mixtures of integers: a few are enough here.
+    narrow = space.without(techniques=["channels", "depth", "distillation", "svd"])
+    narrow = narrow.without("block[123]*", "down", "block4.conv1")
     front = search(
         task,
         narrow,

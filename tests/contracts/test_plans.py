@@ -11,7 +11,7 @@ from paretopress.spaces.recipe import Recipe
 from paretopress.spaces.space import Space
 
 #: For each of the six models; together more than a thousand plans.
-PLANS = 200
+PLANS = 170
 
 
 def test_every_sampled_plan_becomes_a_model_that_reloads(context: Context) -> None:

@@ -1,7 +1,9 @@
-"""The command line, as a user runs it: in a process of its own."""
+"""The command line, as a user runs it."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import subprocess
@@ -16,6 +18,7 @@ from paretopress.search.cli import main
 from paretopress.search.journal import FILE, read
 from paretopress.search.result import Result
 from paretopress.search.saved import open_front
+from paretopress.spaces.catalogue import REGISTRY
 from paretopress.spaces.recipe import Recipe, Step
 
 YAML = """
@@ -31,12 +34,21 @@ executor: local
 SPLITS = ("test", "validation")
 
 
-def command(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run ``paretopress`` with these words."""
+def process(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``paretopress`` with these words in a process of its own."""
     return subprocess.run(
         [sys.executable, "-m", "paretopress.search.cli", *map(str, words)],
         cwd=cwd, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
+
+
+def command(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``paretopress`` with these words in this process, which spares what a start of Python takes."""
+    out, err = io.StringIO(), io.StringIO()
+    stopped = pytest.raises(SystemExit)
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), stopped as end:
+        main(list(map(str, words)))
+    return subprocess.CompletedProcess(words, int(end.value.code or 0), out.getvalue(), err.getvalue())
 
 
 def refused(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -55,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run ``d``."""
     place = tmp_path_factory.mktemp("cli")
     (place / "d.yaml").write_text(YAML)
-    done = command("search", "d.yaml", cwd=place)
+    done = process("search", "d.yaml", cwd=place)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("measuring the original model; trials run in this process, one at a time")
     assert "Pareto front" in done.stdout
@@ -67,7 +79,7 @@ def test_pick_prints_a_model_that_loads(folder: Path) -> None:
     """The path that pick prints holds a model that runs in this process, which never saw its class by name; beside the
     figure on test data, with its interval, is the one that was picked by.
     """
-    done = command("pick", "d", "--max-accuracy-drop", "5%", "--minimise", "size", cwd=folder)
+    done = process("pick", "d", "--max-accuracy-drop", "5%", "--minimise", "size", cwd=folder)
     assert done.returncode == 0, done.stderr
     path = next(line.removeprefix("model: ") for line in done.stdout.splitlines() if line.startswith("model: "))
     assert load(folder / path)(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
@@ -122,7 +134,7 @@ def ended(folder: Path) -> list[str]:
 
 def test_resume_reaches_a_larger_budget(folder: Path) -> None:
     """Resuming with more trials adds exactly the missing ones."""
-    done = command("resume", "d", "--trials", "7", cwd=folder)
+    done = process("resume", "d", "--trials", "7", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert len(set(ended(folder))) == len(ended(folder)) == 7
 
@@ -238,11 +250,12 @@ def outcomes(folder: Path) -> list[str]:
     return sorted(f"{r.number}:{r.status}" for r, _ in read(folder)[1].results)
 
 
-def test_failed_trials_are_run_again_when_asked_for(tmp_path: Path) -> None:
+def test_failed_trials_are_run_again_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that is done stays so; ``--retry errored`` runs what failed under its number, once what was wrong is
     mended, and a word that is no policy is refused with those that are.
     """
     (tmp_path / "flaky_task.py").write_text(FLAKY)
+    monkeypatch.setattr(REGISTRY, "members", dict(REGISTRY.members))  # the technique is gone after the test
     text = "task: flaky_task:task\ntechniques: {flaky: {}}\nsampler: random\nexecutor: local\nbudget: {trials: 4}\n"
     (tmp_path / "f.yaml").write_text(text)
     assert command("search", "f.yaml", cwd=tmp_path).returncode == 0
@@ -294,7 +307,7 @@ def test_a_mistake_is_one_message_and_status_2(
 
 def test_a_mistake_in_a_process_of_its_own(tmp_path: Path) -> None:
     """The installed command behaves as the function does: status 2, a message, no traceback."""
-    done = command("search", "nowhere.yaml", cwd=tmp_path)
+    done = process("search", "nowhere.yaml", cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr, "can't be read" in done.stderr) == (2, False, True)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -107,21 +105,15 @@ def test_latency_is_timed_on_request(
     assert "its prediction was off by" in out
 
 
-def test_profile_and_run_share_a_folder(place: Path) -> None:
+def test_profile_and_run_share_a_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A search starts in a folder that only a profile is in, and neither it nor starting over disturbs the profile."""
-
-    def command(*words: str) -> None:
-        call = [sys.executable, "-m", "paretopress.search.cli", *words]
-        done = subprocess.run(call, cwd=place, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, done.stderr
-
-    command("profile", "d.yaml")
+    run("profile", "d.yaml", capsys=capsys)
     page = (place / "d/profile.html").read_bytes()
-    command("search", "d.yaml")
+    run("search", "d.yaml", capsys=capsys)
     journal = (place / "d/journal.jsonl").read_bytes()
-    command("profile", "d.yaml")
+    run("profile", "d.yaml", capsys=capsys)
     assert (place / "d/journal.jsonl").read_bytes() == journal
-    command("search", "d.yaml", "--fresh")
+    run("search", "d.yaml", "--fresh", capsys=capsys)
     assert (place / "d/profile.html").stat().st_size == pytest.approx(len(page), rel=0.01)
 
 
